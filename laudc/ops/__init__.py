@@ -1,0 +1,10 @@
+"""The operations of a Program, one a file: what it is (a frozen spec), what it computes (plain torch), what it costs."""
+
+from __future__ import annotations
+
+from laudc.ops.base import Op, Spec
+from laudc.plugins import Plugins
+
+OPS: Plugins[type[Op]] = Plugins(package="laudc.ops", attribute="OP", kind="operation")
+
+__all__ = ["OPS", "Op", "Spec"]

@@ -1,0 +1,228 @@
+"""A convolution: the one family of work, static or gathered.
+
+out[row, n] (+)= act( sum_k x[row_in(row, k), chan(k)] * w[k, chan(n)] + bias[n] )
+
+rows          compute only the output positions in the row list (others stay undefined)
+gathered      x is no map but the matrix [capacity, kh*kw*C] that `gather` made of the listed rows
+compact       out is no map but the matrix [capacity, N], row i of it is row i of the list
+residual      "dense": act(residual + conv) everywhere; "in_place": the residual's own buffer becomes the
+              result, only the listed rows change
+channels_in   G > 0: x is compact along its channels: column j of sample b is channel list_b[j // G]*G + j % G
+channels_out  G > 0: out is made compact in the same way; columns past the sample's count are undefined
+masker        one more output column, stored apart: the masker's keep logit of every pixel (needs one more
+              row of weights); the second result, float32 (B, 1, H, W)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from laudc.ops._lists import channels_of, rows_of
+from laudc.ops._pointwise import pointwise
+from laudc.ops.base import Call, Imports, Op, Operands, Spec
+from laudc.types import TensorType
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conv2dSpec(Spec):
+    name = "conv2d"
+
+    in_channels: int
+    out_channels: int
+    kernel: tuple[int, int] = (1, 1)
+    stride: tuple[int, int] = (1, 1)
+    padding: tuple[int, int, int, int] = (0, 0, 0, 0)
+    """top, bottom, left, right"""
+    dilation: tuple[int, int] = (1, 1)
+    groups: int = 1
+    bias: bool = False
+    activation: str = "none"
+    rows: bool = False
+    gathered: bool = False
+    compact: bool = False
+    residual: str = "none"
+    channels_in: int = 0
+    channels_out: int = 0
+    masker: bool = False
+    map_size: tuple[int, int] = (0, 0)
+    """height and width of the result, where x is gathered and so cannot tell"""
+
+    @property
+    def operands(self) -> tuple[str, ...]:
+        present = {
+            "x": True,
+            "rows": self.rows,
+            "channels": self.channels_in > 0 or self.channels_out > 0,
+            "residual": self.residual != "none",
+        }
+        return tuple(operand for operand, is_there in present.items() if is_there)
+
+    @property
+    def taps(self) -> int:
+        return self.kernel[0] * self.kernel[1]
+
+    def weights(self) -> Mapping[str, tuple[int, ...]]:
+        columns = self.out_channels + self.masker
+        weight = (columns, self.in_channels // self.groups, *self.kernel)
+        return {"weight": weight, "bias": (columns,)} if self.bias else {"weight": weight}
+
+    def out_size(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width of the map it makes from one of that size."""
+        top, bottom, left, right = self.padding
+        reach = [d * (k - 1) + 1 for d, k in zip(self.dilation, self.kernel, strict=True)]
+        return (
+            (height + top + bottom - reach[0]) // self.stride[0] + 1,
+            (width + left + right - reach[1]) // self.stride[1] + 1,
+        )
+
+    def results(self, operands: Operands) -> tuple[TensorType, ...]:
+        x = operands[0]
+        batch, height, width = self.out_map(operands)
+        if self.compact:
+            return (TensorType(shape=(batch * height * width, self.out_channels), dtype=x.dtype),)
+        out = TensorType(shape=(batch, self.out_channels, height, width), dtype=x.dtype)
+        logits = TensorType(shape=(batch, 1, height, width), dtype="float32")
+        return (out, logits) if self.masker else (out,)
+
+    def out_map(self, operands: Operands) -> tuple[int, int, int]:
+        """Batch, height and width of the map whose positions are computed."""
+        shape = operands[0].shape
+        if self.gathered:
+            height, width = self.map_size
+            return (shape[0] // (height * width), height, width)
+        return (shape[0], *self.out_size(shape[2], shape[3]))
+
+    def macs(self, operands: Operands) -> int:
+        columns = self.out_channels + self.masker
+        return math.prod(self.out_map(operands)) * columns * (self.in_channels // self.groups) * self.taps
+
+
+class Conv2d(Op):
+    spec_type = Conv2dSpec
+    spec: Conv2dSpec
+    weight: Tensor
+    bias: Tensor
+
+    def forward(self, x: Tensor, *others: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        spec = self.spec
+        named = dict(zip(spec.operands[1:], others, strict=True))
+        if spec.masker:
+            out = self._dense(x, None)
+            return pointwise(spec.activation, out[:, :-1]), out[:, -1:].float()
+        if spec.rows:
+            return self._listed_rows(x, named)
+        out = self._dense(x, named.get("channels"))
+        if spec.residual == "dense":
+            out = out + named["residual"]
+        return pointwise(spec.activation, out)
+
+    def _dense(self, x: Tensor, channels: Tensor | None) -> Tensor:
+        if channels is None:
+            return self._conv(x, self.weight, self.bias if self.spec.bias else None, self.spec.groups)
+        samples = [self._one_sample(x[b : b + 1], channels, b) for b in range(x.shape[0])]
+        return torch.cat(samples)
+
+    def _conv(self, x: Tensor, weight: Tensor, bias: Tensor | None, groups: int) -> Tensor:
+        top, bottom, left, right = self.spec.padding
+        if top == bottom and left == right:
+            return F.conv2d(x, weight, bias, self.spec.stride, (top, left), self.spec.dilation, groups)
+        return F.conv2d(
+            F.pad(x, (left, right, top, bottom)), weight, bias, self.spec.stride, 0, self.spec.dilation, groups
+        )
+
+    def _one_sample(self, x: Tensor, channels: Tensor, sample: int) -> Tensor:
+        spec, weight = self.spec, self.weight
+        bias = self.bias if spec.bias else None
+        groups = spec.groups
+        if spec.channels_out:
+            kept = channels_of(channels, sample, spec.channels_out)
+            weight, bias = weight[kept], None if bias is None else bias[kept]
+        if spec.channels_in:
+            kept = channels_of(channels, sample, spec.channels_in)
+            x = x[:, : len(kept)]
+            if groups == 1:
+                weight = weight[:, kept]
+            else:
+                groups = len(kept) // (spec.in_channels // spec.groups)
+        if weight.shape[0] == 0 or x.shape[1] == 0:
+            size = spec.out_size(x.shape[2], x.shape[3])
+            out = x.new_zeros(1, weight.shape[0], *size)
+            out = out if bias is None else out + bias[:, None, None]
+        else:
+            out = self._conv(x, weight, bias, groups)
+        missing = spec.out_channels - out.shape[1]
+        return torch.cat([out, out.new_full((1, missing, *out.shape[2:]), torch.nan)], 1)
+
+    def _listed_rows(self, x: Tensor, named: Mapping[str, Tensor]) -> Tensor:
+        """Compute everything, keep what the list names: the rest is poisoned, so nobody can lean on it."""
+        spec, row_list = self.spec, named["rows"]
+        if spec.gathered:
+            height, width = spec.map_size
+            batch = x.shape[0] // (height * width)
+            rows = rows_of(row_list, batch)
+            fresh = self._product(x[: len(rows)])
+        else:
+            dense = self._dense(x, named.get("channels"))
+            batch, _, height, width = dense.shape
+            rows = rows_of(row_list, batch)
+            fresh = dense.permute(0, 2, 3, 1).reshape(-1, spec.out_channels)[rows]
+        made = fresh.new_full((batch * height * width, spec.out_channels), torch.nan)
+        if spec.compact:
+            made[: len(rows)] = pointwise(spec.activation, fresh)
+            return made
+        if spec.residual != "none":
+            residual = named["residual"].permute(0, 2, 3, 1).reshape(-1, spec.out_channels)
+            made = residual.clone() if spec.residual == "in_place" else pointwise(spec.activation, residual)
+            fresh = fresh + residual[rows]
+        made[rows] = pointwise(spec.activation, fresh)
+        return made.view(batch, height, width, -1).permute(0, 3, 1, 2)
+
+    def _product(self, x: Tensor) -> Tensor:
+        """Gathered rows [n, taps*C] times the weights, group by group."""
+        spec = self.spec
+        by_group = x.view(len(x), spec.taps, spec.groups, spec.in_channels // spec.groups)
+        weight = self.weight.flatten(2).unflatten(0, (spec.groups, -1))
+        made = torch.einsum("ntgc,goct->ngo", by_group, weight).flatten(1)
+        return made + self.bias if spec.bias else made
+
+
+def _import_conv(call: Call) -> Op | None:
+    module = cast(nn.Conv2d, call.module)
+    if module.padding_mode != "zeros":
+        return None
+    spec = Conv2dSpec(
+        in_channels=module.in_channels,
+        out_channels=module.out_channels,
+        kernel=(module.kernel_size[0], module.kernel_size[1]),
+        stride=(module.stride[0], module.stride[1]),
+        padding=_padding(module),
+        dilation=(module.dilation[0], module.dilation[1]),
+        groups=module.groups,
+        bias=module.bias is not None,
+    )
+    op = Conv2d(spec)
+    op.weight = module.weight
+    if module.bias is not None:
+        op.bias = module.bias
+    return op
+
+
+def _padding(module: nn.Conv2d) -> tuple[int, int, int, int]:
+    if module.padding == "valid":
+        return (0, 0, 0, 0)
+    if module.padding == "same":
+        totals = [d * (k - 1) for d, k in zip(module.dilation, module.kernel_size, strict=True)]
+        return (totals[0] // 2, totals[0] - totals[0] // 2, totals[1] // 2, totals[1] - totals[1] // 2)
+    vertical, horizontal = cast(tuple[int, int], module.padding)
+    return (vertical, vertical, horizontal, horizontal)
+
+
+OP = Conv2d
+FROM_TORCH: Imports = {nn.Conv2d: _import_conv}

@@ -1,0 +1,64 @@
+"""What a paradigm has to say of a block."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import fx, nn
+
+from laudc.ops.base import Op
+from laudc.program import Block, Program, elements, insert_op
+
+
+class Paradigm(ABC):
+    """One way to be dynamic. It edits a program that is already a clone."""
+
+    takes_granularity: bool = True
+
+    @abstractmethod
+    def default_granularity(self, block: Block) -> int:
+        """What is used where the user names none."""
+
+    @abstractmethod
+    def refuse(self, block: Block, granularity: int) -> str | None:
+        """Why this block cannot be dynamic this way, or None."""
+
+    @abstractmethod
+    def units(self, block: Block, granularity: int) -> tuple[int, ...]:
+        """The shape of one sample's decisions."""
+
+    @abstractmethod
+    def insert(self, program: Program, block: Block, granularity: int, key: str, generator: torch.Generator) -> None:
+        """Put the masker behind the block's entry and the mask where it acts."""
+
+
+def call_masker(program: Program, block: Block, name: str, op: Op, x: fx.Node, masks: fx.Node) -> fx.Node:
+    """Insert the masker behind x; the value that comes back is its decisions."""
+    graph = program.graph.graph
+    with graph.inserting_after(x):
+        masker = insert_op(program, f"{block.name}.{name}", op, (x,), block=block.name)
+    masker.args = (x, masks)
+    mask, logits = elements(masker, "mask", "logits")
+    output = graph.output_node()
+    result, decided = output.args[0]  # type: ignore[misc]  # set by insert_maskers
+    output.args = ((result, {**decided, op.key: (mask, logits)}),)  # type: ignore[dict-item]  # as above
+    return mask
+
+
+def mask_value(program: Program, value: fx.Node, op: Op, mask: fx.Node, block: Block) -> None:
+    """Let every reader of `value` read it masked."""
+    with program.graph.graph.inserting_after(_later(value, mask)):
+        masked = insert_op(program, f"{value.name}_{mask.name}", op, (value, mask), block=block.name)
+    value.replace_all_uses_with(masked, delete_user_cb=lambda user: user is not masked)
+
+
+def _later(first: fx.Node, second: fx.Node) -> fx.Node:
+    return second if first < second else first
+
+
+def seeded(op: Op, name: str, bound: float, generator: torch.Generator) -> None:
+    """Set a weight uniformly in (-bound, bound) from the generator."""
+    shape = op.spec.weights()[name]
+    values = (torch.rand(shape, generator=generator) * 2 - 1) * bound
+    op.register_parameter(name, nn.Parameter(values))

@@ -1,0 +1,174 @@
+"""Which block skips what, at which granularity: decided before any training, obeyed by everything after.
+
+    --paradigm spatial+channel --granularity 4-4-2-1+16
+
+One number holds for all blocks; several are one a stage, or one a block.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from laudc.errors import InputError, PlanError
+from laudc.paradigms import PARADIGMS, Paradigm
+from laudc.program import Block, Refusal
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Decision:
+    """One way in which one block is dynamic."""
+
+    block: str
+    paradigm: str
+    granularity: int
+
+    @property
+    def key(self) -> str:
+        """The name its masks go by."""
+        return f"{self.block}.{self.paradigm}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plan:
+    """The decisions for a whole network. `rate` set: random masks at that rate stand in for the maskers."""
+
+    paradigm: str
+    decisions: tuple[Decision, ...]
+    refusals: tuple[Refusal, ...] = ()
+    rate: float | None = None
+    keep_first: bool = False
+    """Forced masks leave the first block of each stage on."""
+    seed: int = 0
+
+    def of(self, block: str) -> tuple[Decision, ...]:
+        """The decisions for one block, in the order of the paradigms."""
+        return tuple(decision for decision in self.decisions if decision.block == block)
+
+    def to_json(self) -> dict[str, object]:
+        """Plain data; `from_json` reads it back."""
+        return {
+            "paradigm": self.paradigm,
+            "decisions": [[d.block, d.paradigm, d.granularity] for d in self.decisions],
+            "rate": self.rate,
+            "keep_first": self.keep_first,
+            "seed": self.seed,
+        }
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, object]) -> Plan:
+        """The inverse of `to_json`; anything malformed is a PlanError."""
+        match values:
+            case {
+                "paradigm": str(paradigm),
+                "decisions": list(rows),
+                "rate": rate,
+                "keep_first": bool(first),
+                "seed": int(seed),
+            }:
+                decisions = tuple(_decision_from(row) for row in rows)
+                checked = None if rate is None else check_rate(rate)
+                return cls(paradigm=paradigm, decisions=decisions, rate=checked, keep_first=first, seed=seed)
+            case _:
+                raise PlanError("the plan lacks a field", "make it again with `laudc convert`")
+
+
+def _decision_from(row: object) -> Decision:
+    match row:
+        case [str(block), str(paradigm), int(granularity)]:
+            return Decision(block=block, paradigm=paradigm, granularity=granularity)
+        case _:
+            raise PlanError(f"the plan holds {row!r} where a decision belongs", "make it again with `laudc convert`")
+
+
+def check_rate(rate: object) -> float:
+    """A rate as a number in [0, 1], or an InputError."""
+    if isinstance(rate, bool) or not isinstance(rate, int | float) or math.isnan(rate) or not 0 <= rate <= 1:
+        raise InputError(
+            f"the rate {rate!r} is not a number from 0 to 1", "give the share of units that stay on, such as 0.5"
+        )
+    return float(rate)
+
+
+def parse_paradigms(text: str) -> dict[str, Paradigm]:
+    """`spatial+channel` -> its paradigms by name."""
+    names = text.split("+")
+    for name in names:
+        if names.count(name) > 1:
+            raise InputError(f"the paradigm {name!r} is named twice", "name each once, such as spatial+channel")
+    return {name: PARADIGMS[name] for name in names}
+
+
+def make_plan(
+    blocks: Sequence[Block],
+    *,
+    paradigm: str = "spatial",
+    granularity: str | None = None,
+    rate: float | None = None,
+    keep_first: bool = False,
+    seed: int = 0,
+) -> Plan:
+    """The plan that the options describe; what a paradigm refuses for a block is noted, with the reason."""
+    paradigms = parse_paradigms(paradigm)
+    wanted = _parse_granularity(granularity, paradigms, blocks)
+    decisions: list[Decision] = []
+    refusals: list[Refusal] = []
+    for index, block in enumerate(blocks):
+        for name, way in paradigms.items():
+            given = wanted.get(name)
+            size = given[index] if given else way.default_granularity(block)
+            reason = way.refuse(block, size)
+            if reason is None:
+                decisions.append(Decision(block=block.name, paradigm=name, granularity=size))
+            else:
+                refusals.append(Refusal(where=f"{block.name}.{name}", reason=reason))
+    if not decisions:
+        reason = refusals[0].reason if refusals else "it has no residual block"
+        raise PlanError(f"nothing can become dynamic: {reason}", "try another --granularity or --paradigm")
+    checked = None if rate is None else check_rate(rate)
+    return Plan(
+        paradigm=paradigm,
+        decisions=tuple(decisions),
+        refusals=tuple(refusals),
+        rate=checked,
+        keep_first=keep_first,
+        seed=seed,
+    )
+
+
+def _parse_granularity(
+    text: str | None, paradigms: Mapping[str, Paradigm], blocks: Sequence[Block]
+) -> dict[str, list[int]]:
+    """The numbers for each paradigm, one a block."""
+    if text is None:
+        return {}
+    takers = [name for name, way in paradigms.items() if way.takes_granularity]
+    parts = text.split("+")
+    if len(parts) != len(takers):
+        which = "+".join(takers) or "none"
+        raise InputError(
+            f"the granularity {text!r} has {len(parts)} part(s) for {len(takers)} paradigm(s) that take one ({which})",
+            "give one part for each, joined by +, such as 4-4-2-1+16",
+        )
+    return {name: _per_block(part, blocks) for name, part in zip(takers, parts, strict=True)}
+
+
+def _per_block(text: str, blocks: Sequence[Block]) -> list[int]:
+    try:
+        numbers = [int(number) for number in text.split("-")]
+    except ValueError:
+        numbers = []
+    if not numbers or min(numbers) <= 0:
+        raise InputError(f"the granularity {text!r} is not whole numbers above 0", "write it like 4-4-2-1, one a stage")
+    stages = 1 + max((block.stage for block in blocks), default=0)
+    if len(numbers) == 1:
+        return numbers * len(blocks)
+    if len(numbers) == stages:
+        return [numbers[block.stage] for block in blocks]
+    if len(numbers) == len(blocks):
+        return numbers
+    raise InputError(
+        f"the granularity {text!r} has {len(numbers)} numbers",
+        f"give 1, {stages} (one a stage) or {len(blocks)} (one a block)",
+    )

@@ -1,0 +1,245 @@
+"""The network while it is being worked on: an fx graph whose leaves are ops, typed, printable, runnable on a CPU.
+
+    %layer1_0_conv1 = conv2d(in_channels=64, ...)(%maxpool) : float32[1, 64, 56, 56]
+
+A Program is never changed: a pass takes a clone (which shares the weights), edits that, and hands it on. Nodes that
+laudc has no operation for stay as torch wrote them; they run, but they do not compile.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import operator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import cast
+
+import torch
+from torch import Tensor, fx, nn
+
+from laudc.ops.base import Op
+from laudc.types import TensorType
+
+Decided = dict[str, tuple[Tensor, Tensor]]
+"""By masker: decisions and keep logits."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Block:
+    """A residual region with one entry and one exit, by the names of its nodes."""
+
+    name: str
+    pattern: str
+    stage: int
+    """Counted from 0; a new one begins where the map's size or width changes."""
+    entry: str
+    """The value that both paths read."""
+    branch: tuple[str, ...]
+    """The path that can be skipped, in order, up to the add."""
+    shortcut: tuple[str, ...]
+    """The nodes of the projection; none for an identity."""
+    add: str
+    exit: str
+    """The add, or the activation after it."""
+    inner: tuple[str, ...]
+    """The values of the branch whose channels may be masked."""
+    width: int
+    """Channels of those values."""
+    group_width: int
+    """Channels of one group of the widest-grouped inner convolution; 1 where none is grouped."""
+    stride: int
+    out_size: tuple[int, int]
+    out_channels: int
+
+    @property
+    def nodes(self) -> tuple[str, ...]:
+        exits = (self.add,) if self.exit == self.add else (self.add, self.exit)
+        return (*self.branch, *self.shortcut, *exits)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Refusal:
+    """A residual region, or a part of one, that is left as it is, and why."""
+
+    where: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Program:
+    """A typed graph with what was found in it."""
+
+    graph: fx.GraphModule
+    blocks: tuple[Block, ...] = ()
+    refusals: tuple[Refusal, ...] = ()
+    source: Mapping[str, str] = field(default_factory=dict)
+    """Where it came from: the model's name, its weights, ..."""
+
+    def __call__(self, x: Tensor, masks: Mapping[str, Tensor] | None = None) -> tuple[Tensor, Decided]:
+        """The reference: what the network computes, and the decisions it took."""
+        out = self.graph(x, masks) if self.takes_masks else self.graph(x)
+        return cast(tuple[Tensor, Decided], out) if isinstance(out, tuple) else (cast(Tensor, out), {})
+
+    @property
+    def takes_masks(self) -> bool:
+        """Whether maskers were inserted."""
+        return any(node.op == "placeholder" and node.target == "masks" for node in self.graph.graph.nodes)
+
+    def clone(self) -> Program:
+        """A copy whose graph may be edited; ops and weights are shared."""
+        graph = fx.Graph()
+        copied: dict[fx.Node, fx.Node] = {}
+        result = graph.graph_copy(self.graph.graph, copied)
+        graph.output(result)
+        return replace(self, graph=_module(self.graph, graph))
+
+    def finished(self) -> Program:
+        """After editing: dead nodes and ops removed, the graph checked and ready to run."""
+        self.graph.graph.eliminate_dead_code(is_impure_node=lambda node: node.op in ("placeholder", "output"))
+        self.graph.graph.lint()
+        return replace(self, graph=_module(self.graph, self.graph.graph))
+
+    @property
+    def nodes(self) -> Iterator[fx.Node]:
+        return iter(self.graph.graph.nodes)
+
+    def node(self, name: str) -> fx.Node:
+        """The node of that name."""
+        return next(node for node in self.nodes if node.name == name)
+
+    def op(self, node: object) -> Op | None:
+        """The op a node calls; None for anything else."""
+        if not isinstance(node, fx.Node) or node.op != "call_module":
+            return None
+        module = self.graph.get_submodule(cast(str, node.target))
+        return module if isinstance(module, Op) else None
+
+    def ops(self) -> Iterator[tuple[fx.Node, Op]]:
+        """The nodes that call an op, in order."""
+        for node in self.nodes:
+            op = self.op(node)
+            if op is not None:
+                yield node, op
+
+    def text(self) -> str:
+        """The stable form that golden files hold."""
+        return "\n".join(self._line(node) for node in self.nodes) + "\n"
+
+    @property
+    def digest(self) -> str:
+        """sha256 of the text form."""
+        return hashlib.sha256(self.text().encode()).hexdigest()
+
+    def _line(self, node: fx.Node) -> str:
+        operands = ", ".join(_show(argument) for argument in node.args)
+        op = self.op(node)
+        if node.op == "output":
+            return f"return {operands}"
+        if node.op == "placeholder":
+            what = "input"
+        elif op is not None:
+            what = f"{op.spec}({operands})"
+        elif node.op == "call_module":
+            what = f"torch {type(self.graph.get_submodule(cast(str, node.target))).__name__}({operands})"
+        else:
+            target = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "?")
+            what = f"{target}({operands})"
+        made = " x ".join(map(str, types_of(node)))
+        return f"%{node.name} = {what}" + (f" : {made}" if made else "")
+
+
+def types_of(node: fx.Node) -> tuple[TensorType, ...]:
+    """The types a node makes; none where it makes no tensor."""
+    return cast(tuple[TensorType, ...], node.meta.get("types", ()))
+
+
+def type_of(node: object) -> TensorType:
+    """The one type a node makes (an element, where the node is an element of several)."""
+    assert isinstance(node, fx.Node), node
+    (found,) = types_of(node)
+    return found
+
+
+def block_of(node: fx.Node) -> str:
+    """The block a node belongs to, or ''."""
+    return cast(str, node.meta.get("block", ""))
+
+
+def elements(node: fx.Node, *names: str) -> tuple[fx.Node, ...]:
+    """The results of a node that has several, each a value of its own right behind it."""
+    graph, made, last = node.graph, [], node
+    for index, name in enumerate(names):
+        with graph.inserting_after(last):
+            last = graph.create_node("call_function", operator.getitem, (node, index), name=f"{node.name}_{name}")
+        last.meta = {**node.meta, "types": types_of(node)[index : index + 1]}
+        made.append(last)
+    return tuple(made)
+
+
+def insert_op(program: Program, name: str, op: Op, operands: tuple[fx.Node, ...], *, block: str = "") -> fx.Node:
+    """A call of a new op at the graph's insertion point, typed."""
+    graph = program.graph.graph
+    target = name
+    while target in dict(program.graph.named_modules()):
+        target += "_"
+    program.graph.add_submodule(target, op)
+    node = graph.call_module(target, operands)
+    node.meta["block"] = block
+    retype(node, op)
+    return node
+
+
+def retype(node: fx.Node, op: Op) -> None:
+    """Set the node's types from its spec and the types of what it reads."""
+    operands = node.args[: len(op.spec.operands)]
+    node.meta["types"] = op.spec.results(tuple(type_of(operand) for operand in operands))
+
+
+def set_op(program: Program, node: fx.Node, op: Op, operands: tuple[fx.Node, ...]) -> None:
+    """Let a node call another op on other values, under its own name."""
+    target = cast(str, node.target)
+    shared = sum(1 for other in program.nodes if other.target == target) > 1
+    if shared:
+        target = f"{target}_{node.name}"
+    program.graph.add_submodule(target, op)
+    node.target, node.args = target, operands
+    retype(node, op)
+
+
+def _show(argument: object) -> str:
+    if isinstance(argument, fx.Node):
+        return f"%{argument.name}"
+    if isinstance(argument, dict):
+        return "{" + ", ".join(f"{key}: {_show(value)}" for key, value in argument.items()) + "}"
+    if isinstance(argument, tuple | list):
+        return "(" + ", ".join(map(_show, argument)) + ")"
+    return repr(argument)
+
+
+def _module(root: fx.GraphModule, graph: fx.Graph) -> fx.GraphModule:
+    """A GraphModule with just the submodules that the graph calls (the objects are shared)."""
+    attributes: dict[str, object] = {}
+    for node in graph.nodes:
+        if node.op == "call_module":
+            attributes[node.target] = root.get_submodule(node.target)
+        elif node.op == "get_attr":
+            attributes[node.target] = _attribute(root, node.target)
+    made = fx.GraphModule(cast(dict[str, object], attributes), graph)
+    made.train(root.training)
+    return made
+
+
+def _attribute(root: nn.Module, path: str) -> object:
+    *parents, leaf = path.split(".")
+    return getattr(root.get_submodule(".".join(parents)), leaf)
+
+
+def input_type(program: Program) -> TensorType:
+    """The type of the image batch."""
+    first = next(node for node in program.nodes if node.op == "placeholder")
+    return type_of(first)
+
+
+def is_finite(x: Tensor) -> bool:
+    """No infinity, no NaN."""
+    return bool(torch.isfinite(x).all())

@@ -1,0 +1,59 @@
+"""What a command says: a table or JSON on stdout, progress on stderr.
+
+Piped output is never wrapped or cut, so a name found in a table can be searched for.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TypeAlias
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+Json: TypeAlias = "bool | int | float | str | Sequence[Json] | Mapping[str, Json] | None"
+
+_PIPED_WIDTH = 10_000
+
+
+def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Prints `rows` below `title`; a column of numbers stands on the right."""
+    cells = [list(row) for row in rows]
+    grid = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for index, column in enumerate(columns):
+        numbers = bool(cells) and all(isinstance(row[index], int | float) for row in cells)
+        grid.add_column(Text(column), justify="right" if numbers else "left", overflow="fold")
+    for row in cells:
+        grid.add_row(*(Text(str(cell)) for cell in row))
+    console = Console(width=None if sys.stdout.isatty() else _PIPED_WIDTH, highlight=False)
+    console.print(Text(title, style="bold"))
+    console.print(grid)
+
+
+def print_json(value: Json) -> None:
+    """Prints `value` for a program; NaN and infinity, which JSON lacks, are a ValueError."""
+    print(json.dumps(value, indent=2, allow_nan=False), flush=True)
+
+
+@contextmanager
+def progress(description: str, *, after_s: float = 2.0) -> Iterator[Callable[[str], None]]:
+    """A spinner on stderr, if it is a terminal and the work takes longer than `after_s`; yields what renames it."""
+    if not sys.stderr.isatty():
+        yield lambda description: None
+        return
+    spinner = Console(stderr=True).status(escape(description))
+    start = threading.Timer(after_s, spinner.start)
+    start.start()
+    try:
+        yield lambda description: spinner.update(escape(description))
+    finally:
+        start.cancel()
+        start.join()
+        spinner.stop()

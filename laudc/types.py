@@ -1,0 +1,31 @@
+"""The small words of the intermediate representation."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+DTYPE_BYTES = {"float32": 4, "float16": 2, "int32": 4, "uint8": 1}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TensorType:
+    """What is known of a value before it is computed.
+
+    Rank-4 values are maps with the logical shape (B, C, H, W); the compiled network keeps them channels-last
+    (the bytes lie as B, H, W, C). Every other rank lies as it reads.
+    """
+
+    shape: tuple[int, ...]
+    dtype: str
+
+    @property
+    def numel(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        return self.numel * DTYPE_BYTES[self.dtype]
+
+    def __str__(self) -> str:
+        return f"{self.dtype}[{', '.join(map(str, self.shape))}]"

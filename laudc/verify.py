@@ -1,0 +1,34 @@
+"""What is true of a program between any two passes; asserted after each, so a broken pass is caught by name."""
+
+from __future__ import annotations
+
+from torch import fx
+
+from laudc.ops.conv2d import Conv2dSpec
+from laudc.program import Program, type_of, types_of
+
+
+def verify(program: Program) -> None:
+    """AssertionError, with the node, where the program does not hold together."""
+    program.graph.graph.lint()
+    for node, op in program.ops():
+        expected = len(op.spec.operands)
+        operands = [argument for argument in node.args if isinstance(argument, fx.Node) and types_of(argument)]
+        assert len(operands) == expected, f"%{node.name} reads {len(operands)} values, {op.spec} wants {expected}"
+        made = op.spec.results(tuple(type_of(operand) for operand in operands))
+        assert made == types_of(node), f"%{node.name} is typed {types_of(node)}, {op.spec} makes {made}"
+        for name, shape in op.spec.weights().items():
+            found = tuple(getattr(op, name).shape)
+            assert found == shape, f"%{node.name}.{name} is {found}, {op.spec} wants {shape}"
+        if isinstance(op.spec, Conv2dSpec):
+            _verify_rows(program, node, op.spec)
+
+
+def _verify_rows(program: Program, node: fx.Node, spec: Conv2dSpec) -> None:
+    """What is undefined outside the listed rows is only read by row."""
+    if not spec.rows or spec.compact or spec.residual != "none":
+        return
+    for user in node.users:
+        op = program.op(user)
+        by_row = op is not None and (op.spec.name == "gather" or getattr(op.spec, "rows", False))
+        assert by_row and user.args[0] is node, f"%{user.name} reads rows of %{node.name} that nobody computed"

@@ -1,0 +1,175 @@
+"""The numbers of one CPU kernel: what is asked, cut to the sizes of registers and caches.
+
+out[rows, columns] = act( panel[rows, K] @ weight[K, columns] )
+
+rows      in tasks of at most `panel_rows`, in register tiles of `tile_rows` (the last ones may be half)
+columns   in vectors of `lanes`, `tile_vectors` to a register tile
+K         = taps x depth, in chunks of `chunk_taps` x `chunk_depth`; between chunks the sums wait in `out`
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+from laudc.ops.conv2d import Conv2dSpec
+from laudc.ops.linear import LinearSpec
+from laudc.schedules.base import Choice, Work
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    spec: Conv2dSpec
+    """A linear layer is a 1x1 convolution over its rows."""
+    x_tail: tuple[int, ...]
+    """The shape of x in memory after its first axis; its last size is the row that is read."""
+    out_tail: tuple[int, ...]
+    in_size: tuple[int, int]
+    out_size: tuple[int, int]
+    merge: int
+    """How many groups are computed as one, with zeros between them, to fill the lanes."""
+    lanes: int
+    tile_rows: int
+    tile_vectors: int
+    chunk: int
+    """K of one chunk, about."""
+    panel_rows: int
+    row_parts: int
+    """Into how many tasks the rows are cut, at least, where there are enough."""
+    column_parts: int
+
+    @property
+    def pixels(self) -> int:
+        """Output positions of a sample."""
+        return self.out_size[0] * self.out_size[1]
+
+    @property
+    def groups(self) -> int:
+        return self.spec.groups // self.merge
+
+    @property
+    def taps(self) -> int:
+        return 1 if self.spec.gathered else self.spec.taps
+
+    @property
+    def depth(self) -> int:
+        """Input channels of a group; the whole row where x is gathered already."""
+        if self.spec.gathered:
+            return self.spec.taps * self.spec.in_channels
+        return self.spec.in_channels // self.groups
+
+    @property
+    def columns(self) -> int:
+        """Output channels of a group."""
+        return self.spec.out_channels // self.groups
+
+    @property
+    def vectors(self) -> int:
+        return -(-self.columns // self.lanes)
+
+    @property
+    def last_lanes(self) -> int:
+        """How many lanes of a group's last vector are columns."""
+        return self.columns - (self.vectors - 1) * self.lanes
+
+    @property
+    def half_rows(self) -> int:
+        return (self.tile_rows + 1) // 2
+
+    @property
+    def per_sample(self) -> bool:
+        """Whether each sample has its own weights, so samples are done one after the other."""
+        return self.spec.channels_in > 0 or self.spec.channels_out > 0
+
+    @property
+    def copies_weights(self) -> bool:
+        """Whether a sample's columns are first copied together: a group of channels is no whole vector."""
+        return self.spec.channels_out > 0 and self.groups == 1 and self.spec.channels_out % self.lanes != 0
+
+    @property
+    def reads_x_in_place(self) -> bool:
+        """Whether row m of the product is row m of x, so no panel is made."""
+        spec = self.spec
+        if spec.gathered:
+            return True
+        plain = spec.kernel == (1, 1) and spec.stride == (1, 1) and not any(spec.padding)
+        return plain and not spec.rows
+
+    @property
+    def exact_tiles(self) -> bool:
+        """Whether a map can have fewer rows than a tile, so that a tile must not read past the end of x."""
+        return self.reads_x_in_place and self.pixels < self.tile_rows
+
+    @property
+    def runs(self) -> bool:
+        """Whether the taps of a kernel row lie side by side in x, so that they are copied as one run."""
+        return self.spec.dilation[1] == 1 and self.groups == 1 and not self.spec.channels_in and self.spec.kernel[1] > 1
+
+    @cached_property
+    def _chunk(self) -> tuple[int, int]:
+        if self.taps * self.depth <= self.chunk:
+            return self.taps, self.depth
+        if self.spec.kernel[1] * self.depth <= self.chunk:
+            return self.spec.kernel[1], self.depth
+        unit = max(1, self.spec.channels_in, self.lanes if self.depth % self.lanes == 0 else 1)
+        pieces = -(-self.depth // self.chunk)
+        return 1, min(self.depth, -(-self.depth // (pieces * unit)) * unit)
+
+    @property
+    def chunk_taps(self) -> int:
+        return self._chunk[0]
+
+    @property
+    def chunk_depth(self) -> int:
+        return self._chunk[1]
+
+    @property
+    def panel_stride(self) -> int:
+        """Floats from one panel row to the next: off the powers of two, which fall on the same lines of a cache."""
+        return -(-self.chunk_taps * self.chunk_depth // 16) * 16 + 16
+
+    @property
+    def weight_floats(self) -> int:
+        """Size of a sample's copied weights."""
+        return self.vectors * self.taps * self.depth * self.lanes
+
+
+def plan_of(work: Work, choice: Choice) -> Plan:
+    """The plan for a work at a choice."""
+    numbers = {name: int(number) for name, number in choice.items()}
+    x, out = work.operands[0], work.results[0]
+    spec = work.spec
+    if isinstance(spec, LinearSpec):
+        as_conv = Conv2dSpec(
+            in_channels=spec.in_features,
+            out_channels=spec.out_features,
+            bias=spec.bias,
+            activation=spec.activation,
+        )
+        rows = (math.prod(x.shape[1:-1]), 1)
+        return Plan(
+            spec=as_conv, x_tail=x.shape[1:], out_tail=out.shape[1:], in_size=rows, out_size=rows, merge=1, **numbers
+        )
+    assert isinstance(spec, Conv2dSpec), spec
+    _, height, width = spec.out_map(work.operands)
+    in_size = (height, width) if spec.gathered else (x.shape[2], x.shape[3])
+    x_tail = x.shape[1:] if spec.gathered else (*x.shape[2:], x.shape[1])
+    out_tail = out.shape[1:] if spec.compact else (*out.shape[2:], out.shape[1])
+    return Plan(
+        spec=spec,
+        x_tail=x_tail,
+        out_tail=out_tail,
+        in_size=in_size,
+        out_size=(height, width),
+        merge=merged_groups(spec, numbers["lanes"]),
+        **numbers,
+    )
+
+
+def merged_groups(spec: Conv2dSpec, lanes: int) -> int:
+    """How many neighbouring groups together fill a vector."""
+    columns = spec.out_channels // spec.groups
+    most = max(1, lanes // columns)
+    group = math.gcd(spec.channels_in, spec.channels_out)
+    return max(f for f in range(1, most + 1) if spec.groups % f == 0 and (group == 0 or group % (f * columns) == 0))

@@ -1,0 +1,218 @@
+"""A convolution in the numbers a CUDA kernel bakes.
+
+    Conv2dSpec  (B, C, H, W)      one row of work an output pixel
+    Conv2dSpec, gathered          a 1x1 over the matrix that the list's rows were copied to
+    LinearSpec  (B, ..., K)       a 1x1 over a map one pixel wide
+
+The batch alone stays symbolic: it is read from the first argument.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from laudc.ops.base import Spec
+from laudc.ops.conv2d import Conv2dSpec
+from laudc.ops.linear import LinearSpec
+from laudc.schedules.base import Work
+
+POINTWISE_IN_KERNELS = frozenset({"none", "relu", "relu6", "silu", "gelu", "hardswish", "sigmoid"})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Problem:
+    """What a kernel is made for. Sizes are of one sample, in elements and pixels."""
+
+    dtype: str
+    batch: int
+    """Of the work that was asked: tiles are chosen for it, the kernel takes any."""
+    x_dims: tuple[int, ...]
+    """x without its leading size, as it lies in memory."""
+    out_dims: tuple[int, ...]
+    height: int
+    width: int
+    channels: int
+    """How many elements lie between two pixels of x."""
+    out_height: int
+    out_width: int
+    columns: int
+    """How many elements lie between two rows of the result."""
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    top_left: tuple[int, int]
+    padded: bool
+    """Whether a tap can fall outside the image."""
+    dilation: tuple[int, int]
+    groups: int
+    bias: bool
+    activation: str
+    rows: bool
+    gathered: bool
+    compact: bool
+    residual: str
+    channels_in: int
+    channels_out: int
+    decisions: int
+    """How many channel groups one sample's list can name; 0 without lists."""
+    masker: bool
+
+    @property
+    def pixels(self) -> int:
+        """Rows of work in one sample."""
+        return self.out_height * self.out_width
+
+    @property
+    def taps(self) -> int:
+        return self.kernel[0] * self.kernel[1]
+
+    @property
+    def group_channels(self) -> int:
+        return self.channels // self.groups
+
+    @property
+    def group_columns(self) -> int:
+        return self.columns // self.groups
+
+    @property
+    def depth(self) -> int:
+        """Products in one sum."""
+        return self.taps * self.group_channels
+
+    @property
+    def weight_rows(self) -> int:
+        """Columns of the result and the masker's."""
+        return self.columns + self.masker
+
+    @property
+    def capacity(self) -> int:
+        """Rows of work in the whole batch when nothing is skipped."""
+        return self.batch * self.pixels
+
+    @property
+    def per_sample(self) -> bool:
+        """Whether a tile must stay within one sample, because the channels differ from sample to sample."""
+        return self.decisions > 0
+
+
+def problem_of(work: Work) -> Problem:
+    """The numbers of a work that `meaningless` has nothing against."""
+    if isinstance(work.spec, LinearSpec):
+        return _linear(work, work.spec)
+    assert isinstance(work.spec, Conv2dSpec), work.spec
+    return _conv2d(work, work.spec)
+
+
+def _linear(work: Work, spec: LinearSpec) -> Problem:
+    lead, *middle, depth = work.operands[0].shape
+    return Problem(
+        dtype=work.dtype,
+        batch=lead,
+        x_dims=(*middle, depth),
+        out_dims=(*middle, spec.out_features),
+        height=math.prod(middle),
+        width=1,
+        channels=depth,
+        out_height=math.prod(middle),
+        out_width=1,
+        columns=spec.out_features,
+        kernel=(1, 1),
+        stride=(1, 1),
+        top_left=(0, 0),
+        padded=False,
+        dilation=(1, 1),
+        groups=1,
+        bias=spec.bias,
+        activation=spec.activation,
+        rows=False,
+        gathered=False,
+        compact=False,
+        residual="none",
+        channels_in=0,
+        channels_out=0,
+        decisions=0,
+        masker=False,
+    )
+
+
+def _conv2d(work: Work, spec: Conv2dSpec) -> Problem:
+    batch, out_height, out_width = spec.out_map(work.operands)
+    # What gather copied is a 1x1 over as many pixels as the list has rows.
+    channels = spec.in_channels * spec.taps if spec.gathered else spec.in_channels
+    height, width = (out_height, out_width) if spec.gathered else work.operands[0].shape[2:]
+    decisions = work.operands[spec.operands.index("channels")].shape[1] - 1 if "channels" in spec.operands else 0
+    return Problem(
+        dtype=work.dtype,
+        batch=batch,
+        x_dims=(channels,) if spec.gathered else (height, width, channels),
+        out_dims=(spec.out_channels,) if spec.compact else (out_height, out_width, spec.out_channels),
+        height=height,
+        width=width,
+        channels=channels,
+        out_height=out_height,
+        out_width=out_width,
+        columns=spec.out_channels,
+        kernel=(1, 1) if spec.gathered else spec.kernel,
+        stride=(1, 1) if spec.gathered else spec.stride,
+        top_left=(0, 0) if spec.gathered else (spec.padding[0], spec.padding[2]),
+        padded=not spec.gathered and any(spec.padding),
+        dilation=(1, 1) if spec.gathered else spec.dilation,
+        groups=spec.groups,
+        bias=spec.bias,
+        activation=spec.activation,
+        rows=spec.rows,
+        gathered=spec.gathered,
+        compact=spec.compact,
+        residual=spec.residual,
+        channels_in=spec.channels_in,
+        channels_out=spec.channels_out,
+        decisions=decisions,
+        masker=spec.masker,
+    )
+
+
+def meaningless(work: Work) -> str | None:
+    """Why no CUDA kernel can do this: an unknown type, or fields of the spec that contradict each other."""
+    if work.dtype not in ("float32", "float16"):
+        return f"CUDA kernels compute in float32 and float16, not in {work.dtype}"
+    spec = work.spec
+    if not isinstance(spec, Conv2dSpec | LinearSpec):
+        return f"this is for conv2d and linear, not for {spec.name}"
+    if spec.activation not in POINTWISE_IN_KERNELS:
+        return f"there is no CUDA code for {spec.activation}"
+    return _contradiction(spec) if isinstance(spec, Conv2dSpec) else None
+
+
+def _contradiction(spec: Conv2dSpec) -> str | None:
+    channel_lists = spec.channels_in > 0 or spec.channels_out > 0
+    if (spec.gathered or spec.compact) and not spec.rows:
+        return "a gathered or compact matrix needs a row list"
+    if spec.gathered and (channel_lists or spec.groups != 1):
+        return "a gathered matrix has neither channel lists nor groups"
+    if spec.masker and (spec.rows or channel_lists or spec.groups != 1 or spec.residual != "none"):
+        return "a masker's column goes with a plain convolution only"
+    if spec.residual == "in_place" and (not spec.rows or spec.compact):
+        return "a residual is updated in place at listed rows of a map only"
+    if spec.residual == "dense" and spec.rows:
+        return "a residual that is added everywhere does not go with a row list"
+    if spec.groups > 1 and channel_lists and not _whole_groups(spec):
+        return "channel lists of a grouped convolution must name whole groups, the same on both sides"
+    return None
+
+
+def _whole_groups(spec: Conv2dSpec) -> bool:
+    """Whether every listed unit holds as many whole groups on the way in as on the way out."""
+    if not spec.channels_in or not spec.channels_out:
+        return False
+    wide_in, rest_in = divmod(spec.channels_in, spec.in_channels // spec.groups)
+    wide_out, rest_out = divmod(spec.channels_out, spec.out_channels // spec.groups)
+    return wide_in == wide_out and rest_in == rest_out == 0
+
+
+def matrix_of(spec: Spec, weight: Tensor) -> Tensor:
+    """The weights as [columns, taps * channels of a group]: row n is what makes column n, in the order of its taps."""
+    if isinstance(spec, LinearSpec):
+        return weight
+    return weight.permute(0, 2, 3, 1).flatten(1)

@@ -1,0 +1,76 @@
+"""Which pixel every row of a tile is: where its window begins in x, and where its result goes.
+
+first .. end    positions in the list, or rows of the map where there is no list
+position i  ->  row r = (b*OH + oh)*OW + ow  ->  window at (oh*stride - top, ow*stride - left) of sample b
+"""
+
+from __future__ import annotations
+
+from tvm import tirx
+from tvm.script import tirx as T
+
+from laudc.schedules._cuda_problem import Problem
+from laudc.schedules._cuda_tir import Number, all_of
+
+FAR = -(1 << 20)
+"""The window of a row that is not there begins so far outside that no tap comes near the image."""
+
+
+def row_count(p: Problem, rows: tirx.Buffer, batch: Number) -> Number:
+    """How many rows of work the whole batch has; with a list it is known on the device alone."""
+    return rows[batch] if p.rows else batch * p.pixels
+
+
+def row_span(p: Problem, rows: tirx.Buffer, sample: Number) -> tuple[Number, Number]:
+    """Where one sample's rows of work begin and end."""
+    return (rows[sample], rows[sample + 1]) if p.rows else (sample * p.pixels, (sample + 1) * p.pixels)
+
+
+def row_at(p: Problem, rows: tirx.Buffer, batch: Number, position: Number, end: Number) -> Number:
+    """The row of the map at a position; past the end the list is not read."""
+    if not p.rows:
+        return position
+    return T.if_then_else(position < end, rows[batch + 1 + position], 0)
+
+
+def window_top(p: Problem, row: Number) -> Number:
+    return T.truncdiv(T.truncmod(row, p.pixels), p.out_width) * p.stride[0] - p.top_left[0]
+
+
+def window_left(p: Problem, row: Number) -> Number:
+    return T.truncmod(row, p.out_width) * p.stride[1] - p.top_left[1]
+
+
+def window_start(p: Problem, position: Number, row: Number) -> Number:
+    """The pixel of x, counted over the batch, that the window begins at; it may lie outside the image."""
+    if p.gathered:
+        return position
+    if p.taps == 1 and p.stride == (1, 1) and not p.padded:
+        return row
+    sample = T.truncdiv(row, p.pixels)
+    return (sample * p.height + window_top(p, row)) * p.width + window_left(p, row)
+
+
+def tap_inside(p: Problem, top: Number, left: Number, tap: Number) -> tirx.Expr | bool:
+    """Whether a tap of a window that begins at (top, left) lies in the image. A row that is not there begins FAR."""
+    if not p.padded:
+        return top > FAR
+    high = top + tap_down(p, tap)
+    wide = left + tap_right(p, tap)
+    return all_of(high >= 0, high < p.height, wide >= 0, wide < p.width)
+
+
+def tap_down(p: Problem, tap: Number) -> Number:
+    return T.truncdiv(tap, p.kernel[1]) * p.dilation[0]
+
+
+def tap_right(p: Problem, tap: Number) -> Number:
+    return T.truncmod(tap, p.kernel[1]) * p.dilation[1]
+
+
+def real_column(p: Problem, channels: tirx.Buffer, sample: Number, column: Number) -> Number:
+    """The channel that a column of the result stands for: the row of weights and the bias it takes."""
+    if not p.channels_out:
+        return column
+    named = channels[sample, 1 + T.truncdiv(column, p.channels_out)]
+    return named * p.channels_out + T.truncmod(column, p.channels_out)

@@ -1,0 +1,65 @@
+"""The error tree is as drawn, and says fact, then help."""
+
+from __future__ import annotations
+
+import inspect
+import re
+
+import pytest
+
+from laudc import errors
+from laudc.errors import InputError, LaudcError, UnknownName
+
+CLASSES = {
+    name: value for name, value in vars(errors).items() if inspect.isclass(value) and issubclass(value, LaudcError)
+}
+
+
+def drawn() -> list[tuple[int, str]]:
+    """Each error of the picture with its depth; a branch is four characters wide."""
+    lines = re.findall(r"^([ │├└─]*)(\w+Error|UnknownName)\b", inspect.cleandoc(errors.__doc__ or ""), re.MULTILINE)
+    outermost = min(len(branch) for branch, _ in lines)
+    return [((len(branch) - outermost) // 4, name) for branch, name in lines]
+
+
+def test_every_error_is_drawn_once() -> None:
+    assert sorted(name for _, name in drawn()) == sorted(CLASSES)
+
+
+def test_every_error_hangs_where_it_is_drawn() -> None:
+    path: list[str] = []
+    for depth, name in drawn():
+        path[depth:] = [name]
+        assert CLASSES[name].__base__ is (CLASSES[path[depth - 1]] if depth else Exception)
+
+
+def test_exit_codes_are_stable() -> None:
+    direct = {name: error.exit_code for name, error in CLASSES.items() if error.__base__ is LaudcError}
+    assert direct == {
+        "InputError": 2,
+        "CaptureError": 3,
+        "ArtifactError": 4,
+        "BuildError": 5,
+        "EqualityError": 6,
+        "StorageError": 7,
+    }
+
+
+@pytest.mark.parametrize("error", CLASSES.values(), ids=CLASSES)
+def test_an_error_inherits_its_parents_exit_code_or_sets_its_own(error: type[LaudcError]) -> None:
+    assert 1 <= error.exit_code <= 7
+    assert error.exit_code >= error.__mro__[1].__dict__.get("exit_code", 1)
+
+
+def test_an_error_reads_as_fact_then_help() -> None:
+    assert str(InputError("the rate is 1.5", "give one from 0 to 1")) == "the rate is 1.5; give one from 0 to 1"
+
+
+def test_a_near_miss_is_suggested() -> None:
+    error = UnknownName.among("target", "tx2", ["v100", "jetson-tx2", "jetson-nano"])
+    assert str(error) == "no target 'tx2'; did you mean jetson-tx2?"
+
+
+def test_without_a_near_miss_all_names_are_shown() -> None:
+    error = UnknownName.among("target", "gameboy", ["v100", "cpu"])
+    assert str(error) == "no target 'gameboy'; there are cpu, v100"

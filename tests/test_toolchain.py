@@ -1,0 +1,304 @@
+"""CUDA source to machine code without a GPU, and the cache of what was compiled."""
+
+from __future__ import annotations
+
+import importlib.util
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from laudc.errors import BuildError, InputError, StorageError, ToolchainError
+from laudc.kernels import cache, toolchain
+from laudc.kernels.toolchain import CudaCompiler, Missing, compile_cubin, compiling_for, find_compiler
+
+ARCHS = ["sm_53", "sm_62", "sm_70", "sm_86", "sm_90a"]
+EXTRA_IS_HERE = importlib.util.find_spec("cuda") is not None
+KERNEL = """
+#include <cuda_fp16.h>
+#include <mma.h>
+extern "C" __global__ void kernel(float* y, const half* x) {
+  __shared__ float rows[64];
+  rows[threadIdx.x] = __half2float(x[threadIdx.x]);
+  __syncthreads();
+  y[threadIdx.x] = rows[63 - threadIdx.x] / 3.0f + INFINITY;
+}
+"""
+SPILLING = """
+extern "C" __global__ void __launch_bounds__(1024) spills(float* x, const int* at) {
+  float a[64];
+  for (int i = 0; i < 64; i++) a[i] = x[i * 1024 + threadIdx.x];
+  #pragma unroll
+  for (int j = 0; j < 64; j++)
+    for (int i = 0; i < 64; i++) a[i] += a[(i * 7 + j) % 64] * a[j];
+  for (int i = 0; i < 64; i++) x[i * 1024 + threadIdx.x] = a[i] + a[at[i]];
+}
+extern "C" __global__ void does_not(float* x) { x[0] = 1; }
+"""
+LOG = """ptxas info    : Compiling entry function 'f' for 'sm_62'
+    16 bytes stack frame, 8 bytes spill stores, 12 bytes spill loads
+ptxas info    : Used 40 registers, 512 bytes smem, 340 bytes cmem[0]
+"""
+
+
+@pytest.fixture(autouse=True)
+def cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("LAUDC_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+class Pretended:
+    """Stands in for nvcc, and counts."""
+
+    def __init__(self) -> None:
+        self.compiler = CudaCompiler(name="nvcc", version="12.9", capabilities=frozenset({62, 70}))
+        self.runs = 0
+
+    def __call__(self, source: str, compiler: CudaCompiler, options: tuple[str, ...]) -> tuple[bytes, str]:
+        self.runs += 1
+        return f"{self.runs}\n{source}".encode(), LOG
+
+
+@pytest.fixture
+def pretended(monkeypatch: pytest.MonkeyPatch) -> Pretended:
+    stand_in = Pretended()
+    monkeypatch.setattr(toolchain, "_run_nvcc", stand_in)
+    return stand_in
+
+
+def compilers(arch: str) -> Iterator[CudaCompiler]:
+    """Every compiler here that knows the architecture."""
+    path = toolchain.shutil.which("nvcc")
+    for compiler in (toolchain._nvrtc(), toolchain._nvcc(path) if path else None):
+        if compiler and toolchain._capability(arch) in compiler.capabilities:
+            yield compiler
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_a_kernel_compiles_for_every_family_or_the_extra_is_named(arch: str):
+    compiler = find_compiler(arch)
+    if not EXTRA_IS_HERE and isinstance(compiler, Missing):
+        assert str(compiler) == f"no compiler here can target {arch}; pip install 'laudc[cuda12]'"
+        return
+    assert isinstance(compiler, CudaCompiler)
+    compiled = compile_cubin(KERNEL, arch, compiler)
+    assert compiled.cubin[:4] == b"\x7fELF"
+    assert compiled.registers > 0
+    assert (compiled.spill_bytes, compiled.stack_bytes, compiled.shared_bytes) == (0, 0, 256)
+
+
+def test_both_compilers_measure_alike():
+    for compiler in compilers("sm_86"):
+        compiled = compile_cubin(SPILLING, "sm_86", compiler)
+        assert compiled.registers == 64, compiler
+        assert compiled.spill_bytes > 100, compiler
+        assert compiled.stack_bytes > 100, compiler
+
+
+def test_division_stays_exact():
+    # fast math makes a division one approximate instruction, and the kernel much shorter
+    for compiler in compilers("sm_86"):
+        plain = compile_cubin(KERNEL, "sm_86", compiler)
+        fast = compile_cubin(KERNEL, "sm_86", compiler, options=("--use_fast_math",))
+        assert len(plain.cubin) > len(fast.cubin), compiler
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("__global__ void f(float* x) {\n  x[0] = y;\n}", r'kernel\.cu\(2\): error: identifier "y" is undefined'),
+        ("#include <absent.h>\n", r"kernel\.cu.*: .*error: .*absent\.h"),
+        ('__global__ void f() { asm volatile("wgmma.fence.sync.aligned;"); }', r"error\s*: Instruction 'wgmma.fence'"),
+    ],
+)
+def test_a_kernel_that_does_not_compile_says_its_first_error(source: str, said: str):
+    for compiler in compilers("sm_86"):
+        with pytest.raises(BuildError, match=f"^{compiler} cannot compile a kernel for sm_86: .*{said}") as failed:
+            compile_cubin(source, "sm_86", compiler)
+        assert "\n" not in str(failed.value)
+        assert failed.value.__notes__
+
+
+def without(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
+    for name in names:
+        monkeypatch.setattr(toolchain, f"_{name}", lambda *_: None)
+
+
+@pytest.mark.parametrize(
+    ("arch", "next_step"),
+    [
+        ("sm_62", "pip install 'laudc[cuda12]'"),
+        ("sm_90a", "pip install 'laudc[cuda12]'"),
+        ("sm_35", "put an nvcc that knows sm_35 on PATH"),
+        ("sm_110", "put an nvcc that knows sm_110 on PATH"),
+    ],
+)
+def test_a_missing_compiler_is_a_value_with_the_way_to_get_it(
+    arch: str, next_step: str, monkeypatch: pytest.MonkeyPatch
+):
+    without(monkeypatch, "nvrtc", "nvcc")
+    missing = find_compiler(arch)
+    assert isinstance(missing, Missing)
+    assert str(missing) == f"no compiler here can target {arch}; {next_step}"
+    assert isinstance(missing.error(), ToolchainError)
+
+
+def test_nvcc_of_cuda_13_is_no_help_for_a_jetson_tx2(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    without(monkeypatch, "nvrtc")
+    monkeypatch.setenv("PATH", str(fake_nvcc(tmp_path)), prepend=":")
+    assert isinstance(find_compiler("sm_62"), Missing)
+    assert str(find_compiler("sm_90a")) == "nvcc 13.0"
+
+
+def test_an_nvcc_that_does_not_run_is_passed_over(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    without(monkeypatch, "nvrtc")
+    monkeypatch.setenv("PATH", str(fake_nvcc(tmp_path, "exit 1")), prepend=":")
+    assert isinstance(find_compiler("sm_90a"), Missing)
+
+
+def fake_nvcc(folder: Path, script: str = "echo release 13.0; echo compute_75; echo compute_90") -> Path:
+    program = folder / "nvcc"
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.chmod(program.stat().st_mode | stat.S_IXUSR)
+    return folder
+
+
+def test_nvrtc_without_its_headers_is_not_offered(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(toolchain, "_include_dirs", lambda major: ())
+    assert toolchain._nvrtc() is None
+
+
+@pytest.mark.parametrize("arch", ["62", "sm62", "sm_6", "compute_62", "sm_62a", "native", ""])
+def test_an_architecture_is_spelled_like_one(arch: str):
+    with pytest.raises(InputError, match="write it like sm_86 or sm_90a"):
+        find_compiler(arch)
+
+
+def test_a_second_compile_is_read_from_the_cache(pretended: Pretended):
+    first = compile_cubin("a", "sm_62", pretended.compiler)
+    assert compile_cubin("a", "sm_62", pretended.compiler) == first
+    assert pretended.runs == 1
+    assert (first.cubin, first.log) == (b"1\na", LOG)
+    assert (first.registers, first.spill_bytes, first.stack_bytes, first.shared_bytes) == (40, 20, 16, 512)
+
+
+def test_whatever_changes_the_result_changes_the_key(pretended: Pretended):
+    compiler = pretended.compiler
+    compile_cubin("a", "sm_62", compiler)
+    compile_cubin("b", "sm_62", compiler)
+    compile_cubin("a", "sm_70", compiler)
+    compile_cubin("a", "sm_62", compiler, options=("-lineinfo",))
+    compile_cubin("a", "sm_62", replace(compiler, version="12.8"))
+    assert pretended.runs == 5
+
+
+def test_a_damaged_entry_is_compiled_again(pretended: Pretended, cache_folder: Path):
+    compile_cubin("a", "sm_62", pretended.compiler)
+    (entry,) = cache_folder.glob("*/*")
+    damaged = bytearray(entry.read_bytes())
+    damaged[-1] ^= 1
+    entry.write_bytes(damaged)
+    assert compile_cubin("a", "sm_62", pretended.compiler).cubin == b"2\na"
+    assert compile_cubin("a", "sm_62", pretended.compiler).cubin == b"2\na"
+
+
+def test_a_cut_off_entry_is_a_miss(cache_folder: Path):
+    key = cache.key_of("a")
+    assert cache.put(key, b"payload")
+    assert cache.get(key) == b"payload"
+    (entry,) = cache_folder.glob("*/*")
+    for length in (0, 10, 32, 36):
+        entry.write_bytes(entry.read_bytes()[:length])
+        assert cache.get(key) is None
+        cache.put(key, b"payload")
+
+
+def test_nothing_half_written_is_left_behind(cache_folder: Path, monkeypatch: pytest.MonkeyPatch):
+    def full(source: str, target: Path) -> None:
+        raise OSError(28, "no space left on device")
+
+    monkeypatch.setattr(cache.os, "replace", full)
+    assert not cache.put(cache.key_of("a"), b"payload")
+    assert not [path for path in cache_folder.rglob("*") if path.is_file()]
+
+
+def test_a_cache_that_cannot_be_written_costs_nothing_else(
+    pretended: Pretended, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("LAUDC_CACHE", str(tmp_path / "file"))
+    assert compile_cubin("a", "sm_62", pretended.compiler).cubin == b"1\na"
+
+
+def test_parts_of_a_key_do_not_run_together():
+    assert cache.key_of("ab", "c") != cache.key_of("a", "bc")
+
+
+def test_the_cache_is_in_the_users_cache_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.delenv("LAUDC_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert cache.cache_dir() == tmp_path / "laudc"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(cache.sys, "platform", "linux")
+    assert cache.cache_dir() == tmp_path / ".cache" / "laudc"
+    monkeypatch.setattr(cache.sys, "platform", "darwin")
+    assert cache.cache_dir() == tmp_path / "Library" / "Caches" / "laudc"
+
+
+def test_a_user_without_a_home_is_told_what_to_set(monkeypatch: pytest.MonkeyPatch):
+    def no_home() -> Path:
+        raise RuntimeError("could not determine home directory")
+
+    monkeypatch.delenv("LAUDC_CACHE")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(cache.Path, "home", no_home)
+    with pytest.raises(StorageError, match="set LAUDC_CACHE to a folder"):
+        cache.cache_dir()
+
+
+def test_tvm_compiles_with_our_compiler_inside_and_its_own_after(pretended: Pretended, monkeypatch: pytest.MonkeyPatch):
+    import tvm.support.nvcc  # noqa: F401  # registers TVM's callback
+    import tvm_ffi
+
+    monkeypatch.setattr(toolchain, "find_compiler", lambda arch: pretended.compiler)
+    name = "tvm_callback_cuda_compile"
+    before = tvm_ffi.get_global_func(name)
+    with compiling_for("sm_62"):
+        assert bytes(tvm_ffi.get_global_func(name)("a")) == b"1\na"
+    assert tvm_ffi.get_global_func(name).same_as(before)
+
+
+def test_tvm_is_told_when_no_compiler_is_here(monkeypatch: pytest.MonkeyPatch):
+    without(monkeypatch, "nvrtc", "nvcc")
+    with pytest.raises(ToolchainError, match="no compiler here can target sm_62"), compiling_for("sm_62"):
+        pass
+
+
+def test_tvms_own_source_compiles_for_every_family():
+    import tvm
+    from tvm import s_tir, te
+
+    x = te.placeholder((256,), "float16", name="x")
+    function = te.create_prim_func([x, te.compute((256,), lambda i: te.exp(x[i].astype("float32")), name="y")])
+    schedule = s_tir.Schedule(function.with_attr("global_symbol", "kernel"))
+    blocks, threads = schedule.split(schedule.get_loops(schedule.get_sblock("y"))[0], [None, 64])
+    schedule.bind(blocks, "blockIdx.x")
+    schedule.bind(threads, "threadIdx.x")
+    for arch in ARCHS:
+        target = tvm.target.Target({"kind": "cuda", "arch": arch}, host="llvm")
+        source = tvm.compile(schedule.mod, target=target).mod.imports[0].inspect_source()
+        for compiler in compilers(arch):
+            assert compile_cubin(source, arch, compiler).spill_bytes == 0
+
+
+def test_asking_for_a_compiler_imports_neither_torch_nor_tvm():
+    program = (
+        "import sys; from laudc.kernels.toolchain import find_compiler; find_compiler('sm_86');"
+        "assert not {'torch', 'tvm', 'tvm_ffi'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=Path(toolchain.__file__).parents[2])
