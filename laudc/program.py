@@ -17,6 +17,7 @@ from typing import cast
 import torch
 from torch import Tensor, fx, nn
 
+from laudc.errors import CaptureError, InputError
 from laudc.ops.base import Op
 from laudc.types import TensorType
 
@@ -243,3 +244,33 @@ def input_type(program: Program) -> TensorType:
 def is_finite(x: Tensor) -> bool:
     """No infinity, no NaN."""
     return bool(torch.isfinite(x).all())
+
+
+def program_for(program: Program, shape: tuple[int, ...], *, dtype: str = "float32") -> Program:
+    """The same network for another input (B, C, H, W) or data type, every value typed anew. InputError if it does
+    not fit, CaptureError if a torch operation stands in the way."""
+    clone = program.clone()
+    for node in clone.nodes:
+        op = clone.op(node)
+        if node.op == "placeholder" and types_of(node):
+            channels = type_of(node).shape[1]
+            if len(shape) != 4 or shape[1] != channels or min(shape) < 1:
+                raise InputError(f"an input of {list(shape)} does not fit", f"the network reads (B, {channels}, H, W)")
+            node.meta["types"] = (TensorType(shape=shape, dtype=dtype),)
+        elif op is not None:
+            retype(node, op)
+        elif node.target is operator.getitem:
+            source, index = cast(tuple[fx.Node, int], node.args)
+            node.meta["types"] = types_of(source)[index : index + 1]
+        elif node.op not in ("placeholder", "output"):
+            raise CaptureError(
+                f"%{node.name} is {getattr(node.target, '__name__', node.target)}, which laudc has no operation for",
+                "capture the model again with an example of that shape",
+            )
+    sizes = {block.name: type_of(clone.node(block.add)) for block in clone.blocks if _has(clone, block.add)}
+    blocks = tuple(replace(block, out_size=sizes[block.name].shape[2:]) if block.name in sizes else block for block in clone.blocks)
+    return replace(clone, blocks=blocks)
+
+
+def _has(program: Program, name: str) -> bool:
+    return any(node.name == name for node in program.nodes)

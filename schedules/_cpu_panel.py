@@ -149,7 +149,7 @@ def _copy(
         value = x.vload([row, start + offset], vector(width))
         T.buffer_store(panel, value, [m, ramp(to + offset, width)])
 
-    _each_piece(plan.lanes, count, move)
+    each_piece(plan.lanes, count, move)
 
 
 def _zero(plan: Plan, panel: Buffer, m: Expr, to: Expr | int, count: Expr | int) -> None:
@@ -157,10 +157,10 @@ def _zero(plan: Plan, panel: Buffer, m: Expr, to: Expr | int, count: Expr | int)
         zero = tirx.const(0.0, "float32")
         T.buffer_store(panel, tirx.Broadcast(zero, width) if width > 1 else zero, [m, ramp(to + offset, width)])
 
-    _each_piece(plan.lanes, count, clear)
+    each_piece(plan.lanes, count, clear)
 
 
-def _each_piece(lanes: int, count: Expr | int, handle: Callable[[Expr | int, int], None]) -> None:
+def each_piece(lanes: int, count: Expr | int, handle: Callable[[Expr | int, int], None]) -> None:
     if not isinstance(count, int):
         with T.serial(T.truncdiv(count, lanes)) as v:
             handle(v * lanes, lanes)

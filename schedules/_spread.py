@@ -55,7 +55,7 @@ def spread_flat(kernel: Kernel, count: Index, *, vector: int, parallel: bool) ->
         with kernel.parallel("step", count) if parallel else kernel.serial("step", count) as step:
             yield step * vector
         return
-    with kernel.thread("blockIdx.x", -(-count // THREADS)) as block, kernel.thread("threadIdx.x", THREADS) as thread:
+    with kernel.thread("blockIdx.x", (count + THREADS - 1) // THREADS) as block, kernel.thread("threadIdx.x", THREADS) as thread:
         step = block * THREADS + thread
         with kernel.when(step < count):
             yield step * vector

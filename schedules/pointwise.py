@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+import math
+from typing import TYPE_CHECKING
 
 from laudc.ops._geometry import patch_size
 from laudc.ops._pointwise import POINTWISE
@@ -12,17 +12,13 @@ from laudc.ops.add import AddSpec
 from laudc.ops.base import Spec
 from laudc.ops.mask_channels import MaskChannelsSpec
 from laudc.ops.mask_rows import MaskRowsSpec
+from laudc.schedules._kernel import Kernel, Memory, stored_shape
 from laudc.schedules._pointwise import pointwise
-from laudc.schedules._spread import lanes, lowered, operand, spread, stored_shape, symbolic_batch, worth_parallel
+from laudc.schedules._spread import lanes, spread, spread_flat, worth_parallel
 from laudc.schedules.base import Choice, Lowered, Schedule, Work
 
 if TYPE_CHECKING:
-    from tvm.tirx import Expr
-
     from laudc.targets import Target
-
-Value = Callable[..., Any]
-"""The result at an index, in float32."""
 
 
 class PointwiseSchedule(Schedule):
@@ -32,30 +28,20 @@ class PointwiseSchedule(Schedule):
     def refuse(self, work: Work, target: Target) -> str | None:
         if work.dtype not in ("float32", "float16"):
             return f"it computes on float32 and float16, not on {work.dtype}"
-        function = _function(work.spec)
-        if function not in POINTWISE:
-            return f"it does not know the function {function!r}"
+        if _function(work.spec) not in POINTWISE:
+            return f"it does not know the function {_function(work.spec)!r}"
         return None
 
     def build(self, work: Work, target: Target, choice: Choice) -> Lowered:
-        from tvm import s_tir, te
-
-        batch = symbolic_batch()
-        arguments = [operand(name, type_, batch) for name, type_ in zip(work.spec.operands, work.operands, strict=True)]
-        value = _value(work, arguments, target)
-        shape = (batch, *stored_shape(work.results[0].shape)[1:])
-        made = te.compute(shape, lambda *at: value(*at).astype(work.dtype), name="made")
-        schedule = s_tir.Schedule(te.create_prim_func([*arguments, made]))
-        masked = isinstance(work.spec, MaskRowsSpec | MaskChannelsSpec)
-        spread(
-            schedule,
-            schedule.get_sblock("made"),
-            target,
-            vector=_vector(work, target),
-            parallel=worth_parallel(work),
-            flat=not masked,
-        )
-        return lowered(schedule.mod["main"])
+        with Kernel(target) as kernel:
+            pairs = zip(work.spec.operands, work.operands, strict=True)
+            operands = [kernel.operand(name, type_) for name, type_ in pairs]
+            made = kernel.operand("made", work.results[0])
+            if isinstance(work.spec, MaskRowsSpec | MaskChannelsSpec):
+                _mask(kernel, work, *operands, made)
+            else:
+                _combine(kernel, work, operands, made)
+        return kernel.lowered()
 
 
 def _function(spec: Spec) -> str:
@@ -64,34 +50,38 @@ def _function(spec: Spec) -> str:
     return spec.activation if isinstance(spec, AddSpec) else "none"
 
 
-def _value(work: Work, arguments: list[Any], target: Target) -> Value:
-    spec, x = work.spec, arguments[0]
-    size = stored_shape(work.operands[0].shape)[1:]
-
-    def read(tensor: Any, *at: Expr) -> Any:
-        return tensor[at].astype("float32")
-
-    if isinstance(spec, AddSpec):
-        return lambda *at: pointwise(spec.activation, read(x, *at) + read(arguments[1], *at), target.kind)
-    if isinstance(spec, MaskRowsSpec):
-        sides = [patch_size(spec.granularity, extent) for extent in size[:2]]
-        return lambda b, i, j, c: read(x, b, i, j, c) * read(arguments[1], b, i // sides[0], j // sides[1])
-    if isinstance(spec, MaskChannelsSpec):
-        return lambda b, i, j, c: read(x, b, i, j, c) * read(arguments[1], b, c // spec.group)
-    return lambda *at: pointwise(_function(spec), read(x, *at), target.kind)
+def _combine(kernel: Kernel, work: Work, operands: list[Memory], made: Memory) -> None:
+    """The function of the sum of the operands, whatever their rank: all of them lie alike."""
+    sample = math.prod(work.results[0].shape[1:])
+    vector = lanes(sample, work.dtype, kernel.target)
+    views = [kernel.flat(memory, kernel.batch * sample) for memory in (*operands, made)]
+    count = kernel.batch * (sample // vector)
+    with (
+        spread_flat(kernel, count, vector=vector, parallel=worth_parallel(work)) as begin,
+        kernel.vectorized(vector) as lane,
+    ):
+        first, *others = (view[begin + lane].astype("float32") for view in views[:-1])
+        value = pointwise(_function(work.spec), sum(others, start=first), kernel.target.kind)
+        views[-1][begin + lane] = value.astype(work.dtype)
 
 
-def _vector(work: Work, target: Target) -> int:
-    size = stored_shape(work.results[0].shape)[1:]
-    if isinstance(work.spec, MaskChannelsSpec) and work.spec.group > 1 and target.kind == "cuda":
-        return lanes(work.spec.group, work.dtype, target)  # one decision for the whole vector
-    if isinstance(work.spec, MaskRowsSpec | MaskChannelsSpec):
-        return lanes(size[-1], work.dtype, target)
-    whole = size if target.kind == "cuda" else size[-2:]
-    extent = 1
-    for side in whole:
-        extent *= side
-    return lanes(extent, work.dtype, target)
+def _mask(kernel: Kernel, work: Work, x: Memory, mask: Memory, made: Memory) -> None:
+    """The map times the decision over each position, or over each channel."""
+    spec, size = work.spec, stored_shape(work.operands[0])[1:]
+    vector = lanes(size[-1], work.dtype, kernel.target)
+    if isinstance(spec, MaskChannelsSpec) and kernel.on_gpu and spec.group > 1:
+        vector = lanes(spec.group, work.dtype, kernel.target)  # one decision for the whole vector
+    with (
+        spread(kernel, size, vector=vector, parallel=worth_parallel(work)) as (b, i, j, c),
+        kernel.vectorized(vector) as lane,
+    ):
+        if isinstance(spec, MaskRowsSpec):
+            side = [patch_size(spec.granularity, extent) for extent in size[:2]]
+            decision = mask[b, i // side[0], j // side[1]]
+        else:
+            assert isinstance(spec, MaskChannelsSpec)
+            decision = mask[b, (c + lane) // spec.group]
+        made[b, i, j, c + lane] = (x[b, i, j, c + lane].astype("float32") * decision).astype(work.dtype)
 
 
 SCHEDULE = PointwiseSchedule()

@@ -79,10 +79,10 @@ class Target:
     """What it computes in natively."""
     default_dtype: str
 
-    sm_count: Annotated[int, Plausible(1, 512)]
+    sm_count: Annotated[int, Plausible(1, 960)]
     """Multiprocessors; cores on a CPU."""
     clock_mhz: Annotated[float, Plausible(100, 10_000)]
-    fp32_lanes_per_sm: Annotated[int, Plausible(4, 1024)]
+    fp32_lanes_per_sm: Annotated[int, Plausible(1, 1024)]
     """float32 multiply-adds a clock."""
     fp16_flops_per_clock_per_sm: Annotated[int, Plausible(2, 4096, zero="no float16 arithmetic", gpu_only=True)]
     """float16 outside the tensor cores."""

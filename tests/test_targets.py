@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,9 +19,10 @@ from laudc.commands import targets as command
 from laudc.errors import InputError, TargetError, UnknownName
 from laudc.kernels.cpu_features import CpuFeatures, detect_cpu, lanes_fp32
 from laudc.kernels.toolchain import Missing
-from laudc.targets import TARGETS, Target, load_target
+from laudc.targets import TARGETS, load_target
 from laudc.targets.base import plausible_facts
 
+Edit = Callable[[str, str, str], Path]
 NAMES = ["a100", "cpu", "h200", "jetson-nano", "jetson-tx2", "orin", "rtx3060", "rtx3090", "v100"]
 FOLDER = Path(laudc.targets.__path__[0])
 
@@ -41,7 +43,7 @@ WRONG_UNITS = [
 
 
 @pytest.fixture
-def edited(tmp_path: Path):
+def edited(tmp_path: Path) -> Edit:
     """Writes a copy of a shipped file with one line replaced, or taken out; its path."""
 
     def write(name: str, fact: str, line: str) -> Path:
@@ -59,13 +61,13 @@ def stated(fact: str, value: object) -> str:
     return f'{fact} = {{ value = {value}, source = "a test" }}'
 
 
-def test_the_shipped_targets_are_these():
+def test_the_shipped_targets_are_these() -> None:
     assert list(TARGETS) == NAMES
     assert [target.name for target in TARGETS.values()] == NAMES
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_shipped_target_is_what_its_file_says(name: str):
+def test_a_shipped_target_is_what_its_file_says(name: str) -> None:
     target = load_target(name)
     assert {fact: getattr(target, fact) for fact in facts_in(name)} == facts_in(name)
 
@@ -83,7 +85,7 @@ def test_a_shipped_target_is_what_its_file_says(name: str):
         ("h200", "sm_90a", 67, 1070),
     ],
 )
-def test_peaks_are_those_of_the_data_sheets(name: str, arch: str, fp32: float, tensor_fp16: float):
+def test_peaks_are_those_of_the_data_sheets(name: str, arch: str, fp32: float, tensor_fp16: float) -> None:
     target = load_target(name)
     assert target.arch == arch
     assert target.fp32_tflop_per_s == pytest.approx(fp32, rel=0.01)
@@ -91,20 +93,20 @@ def test_peaks_are_those_of_the_data_sheets(name: str, arch: str, fp32: float, t
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_old_architectures_stop_at_cuda_12_and_default_to_float32(name: str):
+def test_old_architectures_stop_at_cuda_12_and_default_to_float32(name: str) -> None:
     target = load_target(name)
     old = 0 < target.capability < 75
     assert target.newest_toolkit_major == (12 if old else 0)
     assert target.default_dtype == ("float16" if target.capability >= 80 else "float32")
 
 
-def test_a_near_miss_suggests_the_name():
+def test_a_near_miss_suggests_the_name() -> None:
     with pytest.raises(UnknownName, match="no target 'tx2'; did you mean jetson-tx2"):
         load_target("tx2")
 
 
 @pytest.mark.parametrize("spelling", ["{}", "./{}"])
-def test_a_users_file_is_read_by_its_path(spelling: str, edited, monkeypatch: pytest.MonkeyPatch):
+def test_a_users_file_is_read_by_its_path(spelling: str, edited: Edit, monkeypatch: pytest.MonkeyPatch) -> None:
     path = edited("orin", "title", 'title = "My board"')
     monkeypatch.chdir(path.parent)
     target = load_target(spelling.format(path.name))
@@ -113,7 +115,7 @@ def test_a_users_file_is_read_by_its_path(spelling: str, edited, monkeypatch: py
     assert target.content_hash == load_target("orin").content_hash
 
 
-def test_a_folder_on_the_path_adds_targets(edited, monkeypatch: pytest.MonkeyPatch):
+def test_a_folder_on_the_path_adds_targets(edited: Edit, monkeypatch: pytest.MonkeyPatch) -> None:
     path = edited("orin", "title", 'title = "My board"')
     monkeypatch.setattr(laudc.targets, "__path__", [*laudc.targets.__path__, str(path.parent)])
     assert TARGETS["mine"].title == "My board"
@@ -123,7 +125,7 @@ def test_a_folder_on_the_path_adds_targets(edited, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize(("name", "fact", "factor"), WRONG_UNITS)
-def test_a_number_in_the_wrong_unit_is_refused(name: str, fact: str, factor: float, edited):
+def test_a_number_in_the_wrong_unit_is_refused(name: str, fact: str, factor: float, edited: Edit) -> None:
     path = edited(name, fact, stated(fact, facts_in(name)[fact] * factor))
     with pytest.raises(TargetError) as refused:
         load_target(path)
@@ -146,7 +148,7 @@ def test_a_number_in_the_wrong_unit_is_refused(name: str, fact: str, factor: flo
         (stated("clock_mghz", 1300), r"no fact 'clock_mghz'; did you mean clock_mhz"),
     ],
 )
-def test_a_broken_fact_is_refused(line: str, message: str, edited):
+def test_a_broken_fact_is_refused(line: str, message: str, edited: Edit) -> None:
     path = edited("jetson-tx2", "clock_mhz", line)
     with pytest.raises(TargetError, match=f"^{re.escape(str(path))}: {message}"):
         load_target(path)
@@ -165,43 +167,39 @@ def test_a_broken_fact_is_refused(line: str, message: str, edited):
         ("dtypes", 'dtypes = ["float32", "float8"]', r"dtypes are .*; list some of float32, float16"),
         ("default_dtype", 'default_dtype = "float64"', r"default_dtype is 'float64'; use one of float32, float16"),
         ("registers_per_block", stated("registers_per_block", 131072), r"registers_per_block is more than registers"),
-        ("sm_count", stated("sm_count", 2.5), r"sm_count is 2.5; write a whole number; plausible is 1 to 512"),
+        ("sm_count", stated("sm_count", 2.5), r"sm_count is 2.5; write a whole number; plausible is 1 to 960"),
         ("sm_count", "sm_count = {", r"not TOML: "),
     ],
 )
-def test_a_file_that_does_not_hold_is_refused(key: str, line: str, message: str, edited):
+def test_a_file_that_does_not_hold_is_refused(key: str, line: str, message: str, edited: Edit) -> None:
     path = edited("jetson-tx2", key, line)
     with pytest.raises(TargetError, match=f"^{re.escape(str(path))}: {message}"):
         load_target(path)
 
 
-def test_bytes_that_are_no_text_are_refused(tmp_path: Path):
-    path = tmp_path / "noise.toml"
-    path.write_bytes(b"\xff\xfe\x00")
+def test_a_file_that_cannot_be_read_is_said_so(tmp_path: Path) -> None:
+    (tmp_path / "noise.toml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(TargetError, match="not TOML"):
-        load_target(path)
-
-
-def test_a_file_that_cannot_be_read_is_said_so(tmp_path: Path):
+        load_target(tmp_path / "noise.toml")
     with pytest.raises(InputError, match="no such file or directory; check the path"):
         load_target(tmp_path / "absent.toml")
     with pytest.raises(InputError, match="is a directory; check the path"):
         load_target(f"{tmp_path}/")
 
 
-def test_a_target_is_checked_when_it_is_changed():
+def test_a_target_is_checked_when_it_is_changed() -> None:
     with pytest.raises(TargetError, match="sm_count is 0; check its unit"):
         replace(load_target("v100"), sm_count=0)
 
 
-def test_the_hash_follows_the_facts_and_not_the_names():
+def test_the_hash_follows_the_facts_and_not_the_names() -> None:
     v100 = load_target("v100")
     assert replace(v100, name="mine", title="Mine").content_hash == v100.content_hash
     assert replace(v100, dram_gb_per_s=901).content_hash != v100.content_hash
     assert len({target.content_hash for target in TARGETS.values()}) == len(NAMES)
 
 
-def test_a_target_is_plain_data_for_tvm():
+def test_a_target_is_plain_data_for_tvm() -> None:
     assert load_target("h200").tvm_target_json() == {
         "kind": "cuda",
         "arch": "sm_90a",
@@ -213,21 +211,21 @@ def test_a_target_is_plain_data_for_tvm():
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_tvm_takes_every_target(name: str):
+def test_tvm_takes_every_target(name: str) -> None:
     from tvm.target import Target as TvmTarget
 
     target = load_target(name)
     assert TvmTarget(target.tvm_target_json()).attrs.get("arch", "native") == target.arch
 
 
-def test_the_folder_is_not_importable_under_another_name():
+def test_the_folder_is_not_importable_under_another_name() -> None:
     root = FOLDER.resolve().parent
     command_line = [sys.executable, "-c", "import targets"]
     done = subprocess.run(command_line, cwd=root, capture_output=True, text=True, check=False)
     assert "the folder targets is the package laudc.targets; import it by that name" in done.stderr
 
 
-def test_listing_targets_imports_neither_torch_nor_tvm():
+def test_listing_targets_imports_neither_torch_nor_tvm() -> None:
     program = (
         "import sys; from laudc.commands.targets import COMMAND; COMMAND.main([], standalone_mode=False);"
         "assert not {'torch', 'tvm', 'tvm_ffi'} & set(sys.modules)"
@@ -235,7 +233,7 @@ def test_listing_targets_imports_neither_torch_nor_tvm():
     subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, cwd=FOLDER.resolve().parent)
 
 
-def test_the_table_names_every_target_and_its_peaks():
+def test_the_table_names_every_target_and_its_peaks() -> None:
     said = CliRunner().invoke(command.COMMAND, []).output
     lines = {line.split()[0]: line for line in said.splitlines()[1:]}
     assert sorted(lines) == NAMES
@@ -243,7 +241,7 @@ def test_the_table_names_every_target_and_its_peaks():
     assert "detected" in lines["cpu"]
 
 
-def test_the_table_says_what_is_missing(monkeypatch: pytest.MonkeyPatch):
+def test_the_table_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     missing = Missing(reason="no compiler here", how_to_get="pip install 'laudc[cuda12]'")
     monkeypatch.setattr(command, "find_compiler", lambda arch: missing)
     assert CliRunner().invoke(command.COMMAND, []).output.count("missing: pip install 'laudc[cuda12]'") == 8
@@ -251,14 +249,13 @@ def test_the_table_says_what_is_missing(monkeypatch: pytest.MonkeyPatch):
     assert {record["missing"] for record in records} == {str(missing), None}
 
 
-def test_json_holds_every_fact():
-    records = {record["name"]: record for record in json.loads(CliRunner().invoke(command.COMMAND, ["--json"]).output)}
-    assert list(records) == NAMES
-    assert records["orin"]["dram_gb_per_s"] == 204.8
-    assert records["orin"]["content_hash"] == load_target("orin").content_hash
+def test_json_holds_every_fact() -> None:
+    records = json.loads(CliRunner().invoke(command.COMMAND, ["--json"]).output)
+    assert [load_target(record["name"]).content_hash for record in records] == [r["content_hash"] for r in records]
+    assert all({*plausible_facts(), "fp32_tflop_per_s", "compiler", "missing"} <= set(record) for record in records)
 
 
-def test_the_cpu_is_detected_and_its_kernels_run():
+def test_the_cpu_is_detected_and_its_kernels_run() -> None:
     import torch
     import tvm
     from tvm import te
@@ -273,9 +270,16 @@ def test_the_cpu_is_detected_and_its_kernels_run():
     torch.testing.assert_close(result, values * values + 1)
 
 
-def test_a_detected_cpu_refines_the_nominal_one():
-    features = {"name": "cortex-a57", "triple": "aarch64-linux-gnu", "features": ("neon",), "lacks": ("sve",)}
-    board = CpuFeatures(**features, vector_lanes_fp32=4, cores=6, clock_mhz=None)
+def test_a_detected_cpu_refines_the_nominal_one() -> None:
+    board = CpuFeatures(
+        name="cortex-a57",
+        triple="aarch64-linux-gnu",
+        features=("neon",),
+        lacks=("sve",),
+        vector_lanes_fp32=4,
+        cores=6,
+        clock_mhz=None,
+    )
     refined = board.refine(load_target("cpu"))
     assert (refined.sm_count, refined.fp32_lanes_per_sm, refined.clock_mhz) == (6, 8, 3000)
     assert board.tvm_target_json()["mattr"] == ["+neon", "-sve"]
@@ -292,13 +296,5 @@ def test_a_detected_cpu_refines_the_nominal_one():
         ("riscv64-linux-gnu", (), 1),
     ],
 )
-def test_vector_lanes_follow_the_instructions(triple: str, features: tuple[str, ...], lanes: int):
+def test_vector_lanes_follow_the_instructions(triple: str, features: tuple[str, ...], lanes: int) -> None:
     assert lanes_fp32(triple, features) == lanes
-
-
-def test_a_target_is_frozen_and_hashable():
-    target = load_target("v100")
-    assert isinstance(target, Target)
-    assert len({target, load_target("v100")}) == 1
-    with pytest.raises(AttributeError):
-        target.sm_count = 1  # type: ignore[misc]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -72,14 +74,14 @@ def pretended(monkeypatch: pytest.MonkeyPatch) -> Pretended:
 
 def compilers(arch: str) -> Iterator[CudaCompiler]:
     """Every compiler here that knows the architecture."""
-    path = toolchain.shutil.which("nvcc")
+    path = shutil.which("nvcc")
     for compiler in (toolchain._nvrtc(), toolchain._nvcc(path) if path else None):
         if compiler and toolchain._capability(arch) in compiler.capabilities:
             yield compiler
 
 
 @pytest.mark.parametrize("arch", ARCHS)
-def test_a_kernel_compiles_for_every_family_or_the_extra_is_named(arch: str):
+def test_a_kernel_compiles_for_every_family_or_the_extra_is_named(arch: str) -> None:
     compiler = find_compiler(arch)
     if not EXTRA_IS_HERE and isinstance(compiler, Missing):
         assert str(compiler) == f"no compiler here can target {arch}; pip install 'laudc[cuda12]'"
@@ -91,7 +93,7 @@ def test_a_kernel_compiles_for_every_family_or_the_extra_is_named(arch: str):
     assert (compiled.spill_bytes, compiled.stack_bytes, compiled.shared_bytes) == (0, 0, 256)
 
 
-def test_both_compilers_measure_alike():
+def test_both_compilers_measure_alike() -> None:
     for compiler in compilers("sm_86"):
         compiled = compile_cubin(SPILLING, "sm_86", compiler)
         assert compiled.registers == 64, compiler
@@ -99,7 +101,7 @@ def test_both_compilers_measure_alike():
         assert compiled.stack_bytes > 100, compiler
 
 
-def test_division_stays_exact():
+def test_division_stays_exact() -> None:
     # fast math makes a division one approximate instruction, and the kernel much shorter
     for compiler in compilers("sm_86"):
         plain = compile_cubin(KERNEL, "sm_86", compiler)
@@ -115,7 +117,7 @@ def test_division_stays_exact():
         ('__global__ void f() { asm volatile("wgmma.fence.sync.aligned;"); }', r"error\s*: Instruction 'wgmma.fence'"),
     ],
 )
-def test_a_kernel_that_does_not_compile_says_its_first_error(source: str, said: str):
+def test_a_kernel_that_does_not_compile_says_its_first_error(source: str, said: str) -> None:
     for compiler in compilers("sm_86"):
         with pytest.raises(BuildError, match=f"^{compiler} cannot compile a kernel for sm_86: .*{said}") as failed:
             compile_cubin(source, "sm_86", compiler)
@@ -139,7 +141,7 @@ def without(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
 )
 def test_a_missing_compiler_is_a_value_with_the_way_to_get_it(
     arch: str, next_step: str, monkeypatch: pytest.MonkeyPatch
-):
+) -> None:
     without(monkeypatch, "nvrtc", "nvcc")
     missing = find_compiler(arch)
     assert isinstance(missing, Missing)
@@ -147,14 +149,14 @@ def test_a_missing_compiler_is_a_value_with_the_way_to_get_it(
     assert isinstance(missing.error(), ToolchainError)
 
 
-def test_nvcc_of_cuda_13_is_no_help_for_a_jetson_tx2(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+def test_nvcc_of_cuda_13_is_no_help_for_a_jetson_tx2(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     without(monkeypatch, "nvrtc")
     monkeypatch.setenv("PATH", str(fake_nvcc(tmp_path)), prepend=":")
     assert isinstance(find_compiler("sm_62"), Missing)
     assert str(find_compiler("sm_90a")) == "nvcc 13.0"
 
 
-def test_an_nvcc_that_does_not_run_is_passed_over(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+def test_an_nvcc_that_does_not_run_is_passed_over(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     without(monkeypatch, "nvrtc")
     monkeypatch.setenv("PATH", str(fake_nvcc(tmp_path, "exit 1")), prepend=":")
     assert isinstance(find_compiler("sm_90a"), Missing)
@@ -167,18 +169,18 @@ def fake_nvcc(folder: Path, script: str = "echo release 13.0; echo compute_75; e
     return folder
 
 
-def test_nvrtc_without_its_headers_is_not_offered(monkeypatch: pytest.MonkeyPatch):
+def test_nvrtc_without_its_headers_is_not_offered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(toolchain, "_include_dirs", lambda major: ())
     assert toolchain._nvrtc() is None
 
 
 @pytest.mark.parametrize("arch", ["62", "sm62", "sm_6", "compute_62", "sm_62a", "native", ""])
-def test_an_architecture_is_spelled_like_one(arch: str):
+def test_an_architecture_is_spelled_like_one(arch: str) -> None:
     with pytest.raises(InputError, match="write it like sm_86 or sm_90a"):
         find_compiler(arch)
 
 
-def test_a_second_compile_is_read_from_the_cache(pretended: Pretended):
+def test_a_second_compile_is_read_from_the_cache(pretended: Pretended) -> None:
     first = compile_cubin("a", "sm_62", pretended.compiler)
     assert compile_cubin("a", "sm_62", pretended.compiler) == first
     assert pretended.runs == 1
@@ -186,7 +188,7 @@ def test_a_second_compile_is_read_from_the_cache(pretended: Pretended):
     assert (first.registers, first.spill_bytes, first.stack_bytes, first.shared_bytes) == (40, 20, 16, 512)
 
 
-def test_whatever_changes_the_result_changes_the_key(pretended: Pretended):
+def test_whatever_changes_the_result_changes_the_key(pretended: Pretended) -> None:
     compiler = pretended.compiler
     compile_cubin("a", "sm_62", compiler)
     compile_cubin("b", "sm_62", compiler)
@@ -194,9 +196,10 @@ def test_whatever_changes_the_result_changes_the_key(pretended: Pretended):
     compile_cubin("a", "sm_62", compiler, options=("-lineinfo",))
     compile_cubin("a", "sm_62", replace(compiler, version="12.8"))
     assert pretended.runs == 5
+    assert cache.key_of("ab", "c") != cache.key_of("a", "bc")
 
 
-def test_a_damaged_entry_is_compiled_again(pretended: Pretended, cache_folder: Path):
+def test_a_damaged_entry_is_compiled_again(pretended: Pretended, cache_folder: Path) -> None:
     compile_cubin("a", "sm_62", pretended.compiler)
     (entry,) = cache_folder.glob("*/*")
     damaged = bytearray(entry.read_bytes())
@@ -206,7 +209,7 @@ def test_a_damaged_entry_is_compiled_again(pretended: Pretended, cache_folder: P
     assert compile_cubin("a", "sm_62", pretended.compiler).cubin == b"2\na"
 
 
-def test_a_cut_off_entry_is_a_miss(cache_folder: Path):
+def test_a_cut_off_entry_is_a_miss(cache_folder: Path) -> None:
     key = cache.key_of("a")
     assert cache.put(key, b"payload")
     assert cache.get(key) == b"payload"
@@ -217,51 +220,49 @@ def test_a_cut_off_entry_is_a_miss(cache_folder: Path):
         cache.put(key, b"payload")
 
 
-def test_nothing_half_written_is_left_behind(cache_folder: Path, monkeypatch: pytest.MonkeyPatch):
+def test_nothing_half_written_is_left_behind(cache_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(source: str, target: Path) -> None:
         raise OSError(28, "no space left on device")
 
-    monkeypatch.setattr(cache.os, "replace", full)
+    monkeypatch.setattr(os, "replace", full)
     assert not cache.put(cache.key_of("a"), b"payload")
     assert not [path for path in cache_folder.rglob("*") if path.is_file()]
 
 
 def test_a_cache_that_cannot_be_written_costs_nothing_else(
     pretended: Pretended, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-):
+) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("LAUDC_CACHE", str(tmp_path / "file"))
     assert compile_cubin("a", "sm_62", pretended.compiler).cubin == b"1\na"
 
 
-def test_parts_of_a_key_do_not_run_together():
-    assert cache.key_of("ab", "c") != cache.key_of("a", "bc")
-
-
-def test_the_cache_is_in_the_users_cache_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+def test_the_cache_is_in_the_users_cache_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("LAUDC_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert cache.cache_dir() == tmp_path / "laudc"
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setattr(cache.sys, "platform", "linux")
+    monkeypatch.setattr(sys, "platform", "linux")
     assert cache.cache_dir() == tmp_path / ".cache" / "laudc"
-    monkeypatch.setattr(cache.sys, "platform", "darwin")
+    monkeypatch.setattr(sys, "platform", "darwin")
     assert cache.cache_dir() == tmp_path / "Library" / "Caches" / "laudc"
 
 
-def test_a_user_without_a_home_is_told_what_to_set(monkeypatch: pytest.MonkeyPatch):
+def test_a_user_without_a_home_is_told_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
     def no_home() -> Path:
         raise RuntimeError("could not determine home directory")
 
     monkeypatch.delenv("LAUDC_CACHE")
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    monkeypatch.setattr(cache.Path, "home", no_home)
+    monkeypatch.setattr(Path, "home", no_home)
     with pytest.raises(StorageError, match="set LAUDC_CACHE to a folder"):
         cache.cache_dir()
 
 
-def test_tvm_compiles_with_our_compiler_inside_and_its_own_after(pretended: Pretended, monkeypatch: pytest.MonkeyPatch):
+def test_tvm_compiles_with_our_compiler_inside_and_its_own_after(
+    pretended: Pretended, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import tvm.support.nvcc  # noqa: F401  # registers TVM's callback
     import tvm_ffi
 
@@ -273,13 +274,13 @@ def test_tvm_compiles_with_our_compiler_inside_and_its_own_after(pretended: Pret
     assert tvm_ffi.get_global_func(name).same_as(before)
 
 
-def test_tvm_is_told_when_no_compiler_is_here(monkeypatch: pytest.MonkeyPatch):
+def test_tvm_is_told_when_no_compiler_is_here(monkeypatch: pytest.MonkeyPatch) -> None:
     without(monkeypatch, "nvrtc", "nvcc")
     with pytest.raises(ToolchainError, match="no compiler here can target sm_62"), compiling_for("sm_62"):
         pass
 
 
-def test_tvms_own_source_compiles_for_every_family():
+def test_tvms_own_source_compiles_for_every_family() -> None:
     import tvm
     from tvm import s_tir, te
 
@@ -296,7 +297,7 @@ def test_tvms_own_source_compiles_for_every_family():
             assert compile_cubin(source, arch, compiler).spill_bytes == 0
 
 
-def test_asking_for_a_compiler_imports_neither_torch_nor_tvm():
+def test_asking_for_a_compiler_imports_neither_torch_nor_tvm() -> None:
     program = (
         "import sys; from laudc.kernels.toolchain import find_compiler; find_compiler('sm_86');"
         "assert not {'torch', 'tvm', 'tvm_ffi'} & set(sys.modules)"

@@ -1,0 +1,110 @@
+"""The public functions: transform, compile, load."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from laudc.compiled import CompiledModel, lower
+from laudc.convert import convert, example_for
+from laudc.dynamic_model import DynamicModel, example_shape
+from laudc.errors import InputError
+from laudc.kernels.build import Binary, build_all
+from laudc.kernels.kernel import Kernel
+from laudc.plan import Plan
+from laudc.program import Program
+from laudc.targets import Target, load_target
+
+
+def transform(
+    model: nn.Module,
+    example_inputs: Tensor | None = None,
+    *,
+    paradigm: str = "spatial",
+    granularity: str | None = None,
+    rate: float | None = None,
+    target: str | None = None,
+    seed: int = 0,
+) -> DynamicModel:
+    """A trainable dynamic copy of a static network; the network itself is not touched.
+
+    example_inputs: float32 (B, C, H, W); by default one 224 x 224 image. paradigm: "spatial", "layer", "channel", or
+    several joined by "+". granularity: see `laudc.plan`. rate: random masks at that rate stand in for the maskers
+    (1.0: everything on). target: the device it is meant for. seed: of the maskers' weights and the random masks.
+
+    Raises CaptureError (cannot be traced, no residual block), InputError (a bad option).
+    """
+    if target is not None:
+        load_target(target)
+    return convert(model, example_inputs, paradigm=paradigm, granularity=granularity, rate=rate, seed=seed)
+
+
+def compile(
+    model: nn.Module | str | Path,
+    target: str | Target = "cpu",
+    batch: int = 1,
+    *,
+    size: tuple[int, int] | None = None,
+    dtype: str | None = None,
+    without: Sequence[str] = (),
+    progress: Callable[[int, int], None] | None = None,
+) -> CompiledModel:
+    """Kernels for a dynamic network (or a static one) on a target, for one batch and image size.
+
+    model: what `transform` returns, any nn.Module, or the path of an uncompiled .laud file. size: (H, W), by default
+    what it was captured with. dtype: "float32" or "float16", by default the target's. without: fusions to leave out.
+    progress: called with (kernels ready, kernels in all).
+
+    Raises InputError, CaptureError, BuildError (no kernel for an operation), ArtifactError (a bad file).
+    """
+    if isinstance(model, str | Path):
+        from laudc.kernels.artifact import load_converted
+
+        model = load_converted(Path(model))
+    device = load_target(target) if isinstance(target, str) else target
+    chosen = dtype or device.default_dtype
+    if chosen not in device.dtypes:
+        raise InputError(f"{device.name} does not compute in {chosen!r}", f"choose from {', '.join(device.dtypes)}")
+    if isinstance(batch, bool) or not isinstance(batch, int) or batch < 1:
+        raise InputError(f"the batch {batch!r} is not a whole number above 0", "give the number of images a call, such as 1")
+    program, plan = _program(model)
+    shape = example_shape(program)
+    lowering = lower(program, device, shape=(batch, shape[1], *(size or shape[2:])), dtype=chosen, without=tuple(without))
+    binaries = _build([step.kernel for step in lowering.executable.steps], progress)
+    return CompiledModel(
+        plan=plan, target=device, dtype=chosen, without=tuple(without), lowering=lowering, binaries=binaries
+    )
+
+
+def _program(model: nn.Module) -> tuple[Program, Plan | None]:
+    if isinstance(model, DynamicModel):
+        return model.program, model.plan
+    from laudc.capture import capture
+
+    return capture(model, example_for(model)), None
+
+
+def _build(kernels: Sequence[Kernel], progress: Callable[[int, int], None] | None) -> dict[str, Binary]:
+    total, ready = len({kernel.key for kernel in kernels}), 0
+
+    def one_more(_: Kernel) -> None:
+        nonlocal ready
+        ready += 1
+        if progress:
+            progress(ready, total)
+
+    return build_all(kernels, built=one_more)
+
+
+def load(path: str | Path, *, trust: bool = False) -> DynamicModel | CompiledModel:
+    """What a .laud file holds: the trainable model of an uncompiled one, the compiled network of a compiled one.
+
+    By default only data is used and the kernels are built again from their specs (or come from this user's own
+    cache); `trust=True` uses the binaries inside the file. Raises ArtifactError for a file that is damaged, edited,
+    too new or for another CPU.
+    """
+    from laudc.kernels.artifact import load as load_artifact
+
+    return load_artifact(Path(path), trust=trust)

@@ -1,0 +1,146 @@
+"""The compiled network: a callable on torch tensors whose skipped work is really skipped."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from laudc import pipeline
+from laudc.dynamic_model import check_masks, mask_shapes
+from laudc.errors import InputError, ToolchainError
+from laudc.kernels.build import Binary
+from laudc.kernels.executable import Executable, make_executable
+from laudc.kernels.run import Runner
+from laudc.passes.bind_kernels import BindKernels
+from laudc.plan import Plan
+from laudc.program import Program, input_type, program_for
+from laudc.rates import executed_rates, stratified_masks
+from laudc.targets import Target
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Lowering:
+    """A converted program made ready for one target, batch, size and data type."""
+
+    converted: Program
+    """Dense and masked, typed for this batch and size."""
+    lowered: Program
+    """What the kernels compute, kernels bound."""
+    steps: tuple[pipeline.Step, ...]
+    executable: Executable
+
+
+def lower(converted: Program, target: Target, *, shape: tuple[int, ...], dtype: str, without: Sequence[str]) -> Lowering:
+    """Run the passes and bind the kernels. BuildError where something has no kernel."""
+    frozen = program_for(converted, shape)
+    frozen.graph.eval()
+    typed = program_for(frozen, shape, dtype=dtype)
+    passes = (*pipeline.lowering({"target": target}, without=without), BindKernels(target=target))
+    lowered, steps = pipeline.run(typed, passes)
+    return Lowering(converted=frozen, lowered=lowered, steps=steps, executable=make_executable(lowered))
+
+
+@dataclass(kw_only=True)
+class CompiledModel:
+    """Runs on `target` for inputs of exactly `shape`. Of the last call: `rates`, `decisions`, `logits`.
+
+    One instance serves one caller at a time for those three; the calls themselves may come from any thread.
+    """
+
+    plan: Plan | None
+    """None for a static network."""
+    target: Target
+    dtype: str
+    without: tuple[str, ...]
+    lowering: Lowering
+    binaries: dict[str, Binary]
+    _runner: Runner | None = field(default=None, repr=False)
+    _calls: int = field(default=0, repr=False)
+    _decided: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict, repr=False)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(B, C, H, W) of the input."""
+        return input_type(self.lowering.converted).shape
+
+    def __call__(self, x: Tensor, masks: Mapping[str, Tensor] | None = None, *, out: Tensor | None = None) -> Tensor:
+        """The network's output for x, a fresh tensor of x's data type, or written to `out`.
+
+        x: float32 (or float16 for a float16 network), on the target's device, of `shape`; any strides; it is only
+        read. `masks`, by masker, replace the decisions of those maskers. InputError for anything else.
+        """
+        self._check(x)
+        given = dict(masks or {})
+        if self.plan is not None:
+            shapes = mask_shapes(self.lowering.converted, self.plan)
+            check_masks(given, shapes, x.shape[0])
+            if self.plan.rate is not None:
+                forced = stratified_masks(
+                    shapes, batch=x.shape[0], rate=self.plan.rate, seed=self.plan.seed, call=self._calls
+                )
+                self._calls += 1
+                given = forced | given
+        elif given:
+            raise InputError("masks were given to a static network", "compile a converted one")
+        result, self._decided = self.runner(x.detach(), given)
+        result = result.to(x.dtype)
+        return result if out is None else out.copy_(result)
+
+    def _check(self, x: object) -> None:
+        if not isinstance(x, Tensor):
+            raise InputError(f"the input is a {type(x).__name__}", "give a torch tensor")
+        if tuple(x.shape) != self.shape:
+            raise InputError(
+                f"the input is {list(x.shape)}, compiled for {list(self.shape)}", "compile it again with --batch and --size"
+            )
+        allowed = (torch.float32, torch.float16) if self.dtype == "float16" else (torch.float32,)
+        if x.dtype not in allowed:
+            found = str(x.dtype).removeprefix("torch.")
+            raise InputError(f"the input is {found}, compiled for {self.dtype}", f"convert it, such as x.to(torch.{self.dtype})")
+        if x.device.type != self.target.kind:
+            raise InputError(f"the input is on {x.device.type}, compiled for {self.target.kind}", f"move it with x.to({self.target.kind!r})")
+        if x.device.type == "cpu" and not bool(torch.isfinite(x).all()):
+            raise InputError("the input holds NaN or infinity", "check how the image was read and normalized")
+
+    @property
+    def runner(self) -> Runner:
+        """The network on its device; loaded when it is first needed."""
+        if self._runner is None:
+            if self.target.kind == "cuda":
+                check_gpu(self.target)
+            self._runner = Runner(self.lowering.executable, self.binaries, device=self.target.kind)
+        return self._runner
+
+    @property
+    def decisions(self) -> dict[str, Tensor]:
+        """What the last call obeyed, by masker: 0 / 1, float32."""
+        return {key: mask for key, (mask, _) in self._decided.items()}
+
+    @property
+    def logits(self) -> dict[str, Tensor]:
+        """The maskers' own keep logits in the last call (also where other decisions were obeyed)."""
+        return {key: logits for key, (_, logits) in self._decided.items()}
+
+    @property
+    def rates(self) -> dict[str, float]:
+        """The share of units that were on in the last call, by masker."""
+        return executed_rates(self.decisions)
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """Notes on kernels that could not be turned into machine code here."""
+        return tuple(sorted({binary.note for binary in self.binaries.values() if binary.note}))
+
+
+def check_gpu(target: Target) -> None:
+    """ToolchainError unless a CUDA device of the target's architecture is here."""
+    if not torch.cuda.is_available():
+        raise ToolchainError(f"no CUDA device is here to run what was compiled for {target.name}", "run it there, or compile for cpu")
+    major, minor = torch.cuda.get_device_capability()
+    if major * 10 + minor != target.capability:
+        found = torch.cuda.get_device_name()
+        raise ToolchainError(f"this is a {found} (sm_{major}{minor}), compiled for {target.arch}", "compile it for this device")
+

@@ -1,0 +1,135 @@
+"""The converted network: an nn.Module that trains, decides, and can be told what to decide."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from laudc.errors import InputError
+from laudc.flops import BlockMacs, block_macs, static_macs
+from laudc.ops._masker import Masker
+from laudc.paradigms import PARADIGMS
+from laudc.plan import Plan
+from laudc.program import Program, input_type
+from laudc.rates import MaskShape, executed_rates, stratified_masks
+
+
+class DynamicModel(nn.Module):
+    """What `laudc.transform` returns: dense and masked, differentiable, with the parameters of the static network
+    under their own names (below `graph.`) and those of the maskers beside them.
+
+    Training mode samples straight-through Gumbel decisions at `temperature`; evaluation takes the larger logit. Of
+    the last call: `decisions` (0 / 1, float32) and `probabilities` by masker, `rates`, `block_macs()`. With a plan
+    that has a rate, random masks at that rate stand in for the maskers' decisions.
+    """
+
+    def __init__(self, program: Program, plan: Plan) -> None:
+        super().__init__()
+        self.graph = program.graph
+        self.program = program
+        self.plan = plan
+        self._calls = 0
+        self._decided: dict[str, tuple[Tensor, Tensor]] = {}
+
+    def forward(self, x: Tensor, masks: Mapping[str, Tensor] | None = None) -> Tensor:
+        """Logits of the network for x (B, C, H, W). `masks` (by masker) replace the decisions of those maskers."""
+        given = dict(masks or {})
+        check_masks(given, mask_shapes(self.program, self.plan), x.shape[0], exact=False)
+        if self.plan.rate is not None:
+            given = self._forced(x) | given
+        out, self._decided = self.graph(x, given or None)
+        return torch.as_tensor(out)
+
+    def _forced(self, x: Tensor) -> dict[str, Tensor]:
+        assert self.plan.rate is not None
+        shapes = mask_shapes(self.program, self.plan)
+        self._calls += 1
+        return stratified_masks(
+            shapes, batch=x.shape[0], rate=self.plan.rate, seed=self.plan.seed, call=self._calls - 1
+        )
+
+    @property
+    def decisions(self) -> dict[str, Tensor]:
+        """What the last call decided, by masker."""
+        return {key: mask for key, (mask, _) in self._decided.items()}
+
+    @property
+    def probabilities(self) -> dict[str, Tensor]:
+        """The maskers' soft keep probabilities in the last call."""
+        return {key: torch.sigmoid(logits) for key, (_, logits) in self._decided.items()}
+
+    @property
+    def rates(self) -> dict[str, float]:
+        """The share of units that were on in the last call, by masker."""
+        return executed_rates(self.decisions)
+
+    @property
+    def temperature(self) -> float:
+        """Of the Gumbel samples in training."""
+        return next((module.temperature for module in self.modules() if isinstance(module, Masker)), 1.0)
+
+    @temperature.setter
+    def temperature(self, value: float) -> None:
+        if not (value > 0 and math.isfinite(value)):
+            raise InputError(f"the temperature {value!r} is not a number above 0", "LAUDNet goes from 5.0 to 0.1")
+        for module in self.modules():
+            if isinstance(module, Masker):
+                module.temperature = value
+
+    def block_macs(self) -> tuple[BlockMacs, ...]:
+        """Multiply-accumulates of the last call per block and sample; `executed` has a gradient."""
+        return block_macs(self.program, self.decisions)
+
+    def static_macs(self) -> float:
+        """Multiply-accumulates per sample of the static network."""
+        return static_macs(self.program)
+
+    def __deepcopy__(self, memo: dict[int, object]) -> DynamicModel:
+        import copy
+        from dataclasses import replace
+
+        program = self.program.clone()
+        graph = copy.deepcopy(program.graph, memo)
+        for node, original in zip(graph.graph.nodes, self.program.nodes, strict=True):
+            node.meta = dict(original.meta)
+        return DynamicModel(replace(program, graph=graph), self.plan).train(self.training)
+
+
+def mask_shapes(program: Program, plan: Plan) -> tuple[MaskShape, ...]:
+    """Every masker's name, units and the multiply-accumulates of its block."""
+    costs = {block.name: 0.0 for block in program.blocks}
+    for node, op in program.ops():
+        name = str(node.meta.get("block", ""))
+        if name in costs and op.spec.name == "conv2d":
+            operands = tuple(value.meta["types"][0] for value in node.all_input_nodes)
+            costs[name] += op.spec.macs(operands)
+    stages_seen: set[int] = set()
+    shapes = []
+    for block in program.blocks:
+        first = block.stage not in stages_seen
+        stages_seen.add(block.stage)
+        for decision in plan.of(block.name):
+            units = PARADIGMS[decision.paradigm].units(block, decision.granularity)
+            always = plan.keep_first and first
+            shapes.append(MaskShape(key=decision.key, units=units, macs=costs[block.name], always_on=always))
+    return tuple(shapes)
+
+
+def check_masks(masks: Mapping[str, Tensor], shapes: tuple[MaskShape, ...], batch: int, *, exact: bool = True) -> None:
+    """InputError where masks name no masker, or do not have its shape. Not `exact`: other map sizes may come."""
+    known = {shape.key: (batch, *shape.units) for shape in shapes}
+    for key, mask in masks.items():
+        if key not in known:
+            raise InputError(f"there is no masker {key!r}", f"there are {', '.join(known)}")
+        wanted = known[key]
+        fits = tuple(mask.shape) == wanted if exact else (mask.ndim == len(wanted) and mask.shape[0] == batch)
+        if not fits:
+            raise InputError(f"the masks of {key!r} are {list(mask.shape)}", f"give {list(wanted)}")
+
+
+def example_shape(program: Program) -> tuple[int, ...]:
+    """(B, C, H, W) that the program was captured with."""
+    return input_type(program).shape

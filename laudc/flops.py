@@ -1,0 +1,137 @@
+"""Multiply-accumulates that were really executed, block by block: means of per-sample products, with a gradient.
+
+    macs = mean over samples of  sum over convolutions of  dense * rows_on * channels_in_on * channels_out_on
+
+(LAUDNet, section 3.3, written per sample: a product of batch means is only a lower bound.) The rows of a
+convolution are the region that what follows needs, so its rate carries a gradient through a maximum.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor, fx
+
+from laudc.ops._geometry import expand_patches, needed_region
+from laudc.ops.conv2d import Conv2d
+from laudc.ops.mask_channels import MaskChannels
+from laudc.ops.mask_rows import MaskRows
+from laudc.program import Block, Program, block_of, type_of, types_of
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BlockMacs:
+    """One block, per sample: what it would cost dense, what it cost (a tensor with a gradient), its maskers."""
+
+    name: str
+    dense: float
+    executed: Tensor
+    masker: float
+
+
+def static_macs(program: Program) -> float:
+    """The whole network with nothing skipped and no maskers, per sample."""
+    return float(sum(_macs(program, node) for node, op in program.ops() if not _is_masker(op.spec.name)))
+
+
+def block_macs(program: Program, decisions: Mapping[str, Tensor]) -> tuple[BlockMacs, ...]:
+    """The blocks that have maskers, for decisions (B, ...) by masker. `program` is dense and masked."""
+    by_block: dict[str, list[fx.Node]] = {}
+    for node, _ in program.ops():
+        by_block.setdefault(block_of(node), []).append(node)
+    found = []
+    for block in program.blocks:
+        own = {key: mask for key, mask in decisions.items() if key.rpartition(".")[0] == block.name}
+        if own:
+            found.append(_block(program, block, by_block[block.name], own))
+    return tuple(found)
+
+
+def _is_masker(name: str) -> bool:
+    return name in ("patch_masker", "channel_masker", "patch_decision")
+
+
+def _macs(program: Program, node: fx.Node) -> int:
+    op = program.op(node)
+    assert op is not None
+    operands = tuple(type_of(value) for value in node.all_input_nodes if types_of(value))
+    return op.spec.macs(operands) // types_of(node)[0].shape[0]
+
+
+def _block(program: Program, block: Block, nodes: list[fx.Node], decisions: Mapping[str, Tensor]) -> BlockMacs:
+    batch = next(iter(decisions.values())).shape[0]
+    masker = sum(_macs(program, node) for node in nodes if _is_masker(cast(Conv2d, program.op(node)).spec.name))
+    dense = sum(_macs(program, node) for node in nodes if isinstance(program.op(node), Conv2d))
+    executed = torch.full((batch,), float(masker))
+    walk = _Walk(program=program, decisions=decisions)
+    for node in nodes:
+        if isinstance(program.op(node), Conv2d):
+            share = walk.share(node, batch) if node.name in block.branch else torch.ones(batch)
+            executed = executed + _macs(program, node) * share
+    return BlockMacs(name=block.name, dense=float(dense), executed=executed.mean(), masker=float(masker))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Walk:
+    """Follows a convolution's result to the masks that decide what of it is needed."""
+
+    program: Program
+    decisions: Mapping[str, Tensor]
+
+    def share(self, node: fx.Node, batch: int) -> Tensor:
+        """The share of a convolution's work that is executed, per sample."""
+        pixels = self.pixels(node)
+        rows = torch.ones(batch) if pixels is None else pixels.flatten(1).mean(1)
+        return rows * self.channels_after(node, batch) * self.channels_before(node, batch)
+
+    def pixels(self, node: fx.Node) -> Tensor | None:
+        """The positions of a value that its reader needs; None for all of them."""
+        user = next(iter(node.users))
+        op = self.program.op(user)
+        if op is None:
+            return None
+        if isinstance(op, MaskRows):
+            height, width = type_of(node).shape[2:]
+            own = expand_patches(self._mask(user), op.spec.granularity, height, width)
+            further = self.pixels(user)
+            return own if further is None else own * further
+        if isinstance(op, Conv2d):
+            after, spec = self.pixels(user), op.spec
+            if after is None:
+                return None
+            height, width = type_of(node).shape[2:]
+            return needed_region(
+                after,
+                size=(height, width),
+                kernel=spec.kernel,
+                stride=spec.stride,
+                padding=spec.padding,
+                dilation=spec.dilation,
+            )
+        return None if op.spec.name == "add" else self.pixels(user)
+
+    def channels_after(self, node: fx.Node, batch: int) -> Tensor:
+        """The share of its outputs that is computed."""
+        user = next(iter(node.users))
+        op = self.program.op(user)
+        if isinstance(op, MaskChannels):
+            return self._mask(user).mean(1)
+        passes_on = op is not None and op.spec.name in ("batch_norm", "activation", "dropout")
+        return self.channels_after(user, batch) if passes_on else torch.ones(batch)
+
+    def channels_before(self, node: fx.Node, batch: int) -> Tensor:
+        """The share of its inputs that is read; a grouped convolution's follow its outputs."""
+        before = node.all_input_nodes[0]
+        conv = self.program.op(node)
+        grouped = isinstance(conv, Conv2d) and conv.spec.groups > 1
+        return self._mask(before).mean(1) if isinstance(self.program.op(before), MaskChannels) and not grouped else torch.ones(batch)
+
+    def _mask(self, masked: fx.Node) -> Tensor:
+        """The decisions a masking node multiplies by."""
+        masker = masked.all_input_nodes[1].all_input_nodes[0]
+        op = self.program.op(masker)
+        assert op is not None
+        return self.decisions[str(getattr(op.spec, "key"))]  # noqa: B009  every masker's spec has one

@@ -1,0 +1,200 @@
+"""Kernels built: TensorIR compiled by TVM, CUDA turned into machine code where a compiler for it is here.
+
+What was built is kept in the user's cache under the kernel's key, so the same kernel is built once, whatever network
+asks for it. Several that are missing are built by worker processes (`python -m laudc.kernels.worker`).
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from queue import Empty, SimpleQueue
+
+from laudc.errors import BuildError, LaudcError, ToolchainError
+from laudc.kernels import cache
+from laudc.kernels.cpu_features import detect_cpu
+from laudc.kernels.kernel import Kernel
+from laudc.kernels.toolchain import Missing, compile_cubin, find_compiler
+
+_FORMAT = "kernel 1"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Binary:
+    """One kernel as files."""
+
+    source: str
+    """CUDA C++, or the TensorIR of a CPU kernel."""
+    library: bytes
+    """A shared library for this machine's processor, the launch code included."""
+    cubin: bytes
+    """The device code; empty on a CPU, or where no compiler could make it."""
+    registers: int = 0
+    spill_bytes: int = 0
+    note: str = ""
+    """What is missing, and how to get it."""
+
+    def pack(self) -> bytes:
+        """All of it as one zip."""
+        buffer = io.BytesIO()
+        facts = {"registers": self.registers, "spill_bytes": self.spill_bytes, "note": self.note}
+        with zipfile.ZipFile(buffer, "w") as archive:
+            archive.writestr("facts.json", json.dumps(facts))
+            archive.writestr("source", self.source)
+            archive.writestr("library", self.library)
+            archive.writestr("cubin", self.cubin)
+        return buffer.getvalue()
+
+    @classmethod
+    def unpack(cls, packed: bytes) -> Binary:
+        """The inverse of `pack`."""
+        with zipfile.ZipFile(io.BytesIO(packed)) as archive:
+            facts = json.loads(archive.read("facts.json"))
+            source = archive.read("source").decode()
+            return cls(source=source, library=archive.read("library"), cubin=archive.read("cubin"), **facts)
+
+
+def build_all(kernels: Iterable[Kernel], *, built: Callable[[Kernel], None] | None = None) -> dict[str, Binary]:
+    """The binaries by key, from the cache or built now. `built` hears of each that is ready."""
+    unique = {kernel.key: kernel for kernel in kernels}
+    found: dict[str, Binary] = {}
+    missing: list[tuple[str, Kernel]] = []
+    for key, kernel in unique.items():
+        packed = cache.get(_entry(kernel, key))
+        if packed is None:
+            missing.append((key, kernel))
+        else:
+            found[key] = Binary.unpack(packed)
+            if built:
+                built(kernel)
+    workers = min(len(missing), os.cpu_count() or 1)
+    build_missing = _build_in_workers if workers > 1 and len(missing) > 2 else _build_here
+    return found | build_missing(missing, built)
+
+
+def _entry(kernel: Kernel, key: str) -> str:
+    """The cache's key: a CUDA kernel is another thing with a compiler at hand than without."""
+    compiler = str(find_compiler(kernel.target.arch)) if kernel.target.kind == "cuda" else ""
+    return cache.key_of(_FORMAT, key, compiler)
+
+
+def _build_here(missing: list[tuple[str, Kernel]], built: Callable[[Kernel], None] | None) -> dict[str, Binary]:
+    made = {}
+    for key, kernel in missing:
+        made[key] = build(kernel)
+        cache.put(_entry(kernel, key), made[key].pack())
+        if built:
+            built(kernel)
+    return made
+
+
+def build(kernel: Kernel) -> Binary:
+    """Compile one kernel here and now. BuildError if TVM or the CUDA compiler refuses it."""
+    import tvm
+
+    lowered = kernel.plan.build(kernel.unit_work, kernel.target, kernel.choice)
+    try:
+        with tvm.transform.PassContext(config=dict(lowered.config)):
+            target = _tvm_target(kernel)
+            pipeline = {} if lowered.pipeline == "default" else {"tir_pipeline": lowered.pipeline}
+            with target:
+                executable = tvm.compile(lowered.module, target=target, **pipeline)
+    except (tvm.TVMError, RuntimeError, ValueError) as error:
+        line = str(error).strip().splitlines()[-1]
+        raise BuildError(f"TVM does not compile {kernel.symbol}: {line}", "report it with the network's name") from error
+    library = _linked(executable)
+    if kernel.target.kind == "cpu":
+        return Binary(source=lowered.module.script(), library=library, cubin=b"")
+    source = executable.mod.imports[0].inspect_source()
+    compiler = find_compiler(kernel.target.arch)
+    if isinstance(compiler, Missing):
+        return Binary(source=source, library=library, cubin=b"", note=str(compiler))
+    compiled = compile_cubin(source, kernel.target.arch, compiler)
+    spills = compiled.spill_bytes
+    return Binary(
+        source=source, library=library, cubin=compiled.cubin, registers=compiled.registers, spill_bytes=spills
+    )
+
+
+def _tvm_target(kernel: Kernel):  # type: ignore[no-untyped-def]  # noqa: ANN202  a tvm.target.Target; tvm is untyped
+    from tvm.target import Target
+
+    if kernel.target.kind == "cpu":
+        return Target(detect_cpu().tvm_target_json())
+    return Target(kernel.target.tvm_target_json(), host="llvm")
+
+
+def _linked(executable) -> bytes:  # type: ignore[no-untyped-def]  # noqa: ANN001  a tvm Executable; tvm is untyped
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "kernel.so"
+        try:
+            executable.export_library(str(path))
+        except (RuntimeError, OSError, ValueError) as error:
+            raise ToolchainError("no C++ compiler here links a shared library", "install g++ or clang") from error
+        return path.read_bytes()
+
+
+def _build_in_workers(missing: list[tuple[str, Kernel]], built: Callable[[Kernel], None] | None) -> dict[str, Binary]:
+    """Every worker takes the next kernel when it is done with one."""
+    queue: SimpleQueue[tuple[str, Kernel]] = SimpleQueue()
+    for item in missing:
+        queue.put(item)
+    made: dict[str, Binary] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        count = min(len(missing), os.cpu_count() or 1)
+        with ThreadPoolExecutor(count) as pool:
+            for done in [pool.submit(_feed, queue, made, Path(folder) / str(n), built) for n in range(count)]:
+                done.result()
+    return made
+
+
+def _feed(
+    queue: SimpleQueue[tuple[str, Kernel]], made: dict[str, Binary], path: Path, built: Callable[[Kernel], None] | None
+) -> None:
+    import laudc.schedules
+
+    command = [sys.executable, "-m", "laudc.kernels.worker", str(path), *laudc.schedules.__path__]
+    root = str(Path(laudc.schedules.__file__).parent.parent.parent)
+    paths = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": paths}
+    ) as worker:
+        assert worker.stdin is not None
+        assert worker.stdout is not None
+        while True:
+            try:
+                key, kernel = queue.get_nowait()
+            except Empty:
+                break
+            worker.stdin.write(json.dumps(kernel.to_json()) + "\n")
+            worker.stdin.flush()
+            made[key] = _received(worker.stdout.readline(), path, kernel)
+            cache.put(_entry(kernel, key), made[key].pack())
+            if built:
+                built(kernel)
+        worker.stdin.close()
+
+
+def _received(line: str, path: Path, kernel: Kernel) -> Binary:
+    answer: Mapping[str, str] = json.loads(line) if line else {"fact": "a build worker died", "next_step": "try again"}
+    if "fact" in answer:
+        raise BuildError(f"{kernel.symbol}: {answer['fact']}", answer["next_step"])
+    return Binary.unpack(path.read_bytes())
+
+
+def answer(line: str, path: Path) -> dict[str, str]:
+    """What a worker does with one line: build the kernel, leave it at `path`, say so."""
+    try:
+        path.write_bytes(build(Kernel.from_json(json.loads(line))).pack())
+    except LaudcError as error:
+        return {"fact": error.fact, "next_step": error.next_step}
+    return {"done": str(path)}

@@ -1,0 +1,151 @@
+"""An executable on a device: its buffers allocated once, its kernels loaded, its calls made in order.
+
+The caller's tensors are only read: the input is copied into a buffer of ours, the output out of one. One call runs
+at a time (a lock); work goes to torch's current stream.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from laudc.errors import BuildError
+from laudc.kernels.build import Binary
+from laudc.kernels.executable import Executable, Step, Value
+from laudc.types import TensorType
+
+Function = Callable[..., object]
+
+_TORCH = {"float32": torch.float32, "float16": torch.float16, "int32": torch.int32, "uint8": torch.uint8}
+_POISON_FLOAT, _POISON_BYTE = float("nan"), 0xFF
+
+
+class Runner:
+    """Runs an executable. `device` is "cpu" or a CUDA device."""
+
+    def __init__(self, executable: Executable, binaries: Mapping[str, Binary], *, device: str) -> None:
+        self.executable = executable
+        self._lock = threading.Lock()
+        self._device = torch.device(device)
+        self._arena = torch.zeros(executable.arena_bytes, dtype=torch.uint8, device=self._device)
+        functions = load_functions(binaries, device=device)
+        self._calls = [self._bind(step, functions[step.kernel.key]) for step in executable.steps]
+        self._image = self._view(executable.image)
+        self._output = self._view(executable.output)
+        self._decided = {key: (self._view(m), self._view(n)) for key, (m, n) in executable.decided.items()}
+
+    def __call__(self, x: Tensor, masks: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, tuple[Tensor, Tensor]]]:
+        """The output, fresh, and by masker the decisions that were obeyed and the masker's own keep logits."""
+        with self._lock:
+            _logical(self._image).copy_(x)
+            for step, (function, arguments) in zip(self.executable.steps, self._calls, strict=True):
+                function(*arguments)
+                if step.masker in masks:
+                    self._decided[step.masker][0].copy_(masks[step.masker])
+            decided = {key: (mask.clone(), logits.clone()) for key, (mask, logits) in self._decided.items()}
+            return _logical(self._output).clone(memory_format=torch.contiguous_format), decided
+
+    def poison(self) -> None:
+        """Fill every buffer with NaN, so that a value nobody computed shows."""
+        self._arena.fill_(_POISON_BYTE)
+
+    def value(self, value: Value) -> Tensor:
+        """A copy of a value as it stands after the last call, in its logical shape."""
+        return _logical(self._view(value)).clone()
+
+    def _bind(self, step: Step, function: Function) -> tuple[Function, tuple[Tensor, ...]]:
+        kernel = step.kernel
+        weights = {name: _as_plain(tensor) for name, tensor in named_weights(step).items()}
+        packed = kernel.plan.pack(kernel.work, kernel.choice, weights)
+        constants = tuple(tensor.to(self._device).contiguous() for tensor in packed)
+        views = [self._view(value) for value in step.operands]
+        spaces = [self._view(value) for value in step.workspaces]
+        results = [self._view(value) for value in step.results]
+        return function, (*views, *constants, *spaces, *results)
+
+    def _view(self, value: Value) -> Tensor:
+        """The bytes of a value, in the shape that kernels see: a map is channels-last."""
+        kind, shape = _TORCH[value.type.dtype], stored_shape(value.type)
+        piece = self._arena[value.offset : value.offset + value.type.nbytes]
+        return piece.view(kind).view(shape)
+
+
+def stored_shape(type_: TensorType) -> tuple[int, ...]:
+    """The shape in memory: maps are channels-last."""
+    if len(type_.shape) != 4:
+        return type_.shape
+    batch, channels, height, width = type_.shape
+    return (batch, height, width, channels)
+
+
+def named_weights(step: Step) -> dict[str, Tensor]:
+    """The weights of a step's op, in the spec's order."""
+    names = [*step.op.spec.weights(), *step.op.spec.buffers()]
+    return {name: cast(Tensor, getattr(step.op, name)) for name in names}
+
+
+def _as_plain(tensor: Tensor) -> Tensor:
+    return tensor.detach().cpu()
+
+
+def _logical(stored: Tensor) -> Tensor:
+    return stored.permute(0, 3, 1, 2) if stored.ndim == 4 else stored
+
+
+def load_functions(binaries: Mapping[str, Binary], *, device: str) -> dict[str, Function]:
+    """The kernels as callables that take torch tensors."""
+    import tvm_ffi
+
+    on_gpu = torch.device(device).type == "cuda"
+    _load_runtime(on_gpu=on_gpu)
+    functions: dict[str, Function] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for key, binary in binaries.items():
+            if on_gpu and not binary.cubin:
+                raise BuildError(binary.note or "a kernel has no device code", "compile it again where a CUDA compiler is")
+            path = Path(folder) / f"{key}.so"
+            path.write_bytes(binary.library)
+            if on_gpu:
+                _offer_cubin(binary.cubin)
+            functions[key] = cast(Function, tvm_ffi.load_module(str(path))["kernel"])
+            if on_gpu:
+                _touch(functions[key])
+    return functions
+
+
+def _touch(function: Function) -> None:
+    """Device code is compiled when a module's function is first looked up."""
+    assert callable(function)
+
+
+def _offer_cubin(cubin: bytes) -> None:
+    """Let TVM take this device code when it asks for the compiled form of a kernel's source."""
+    import tvm_ffi
+
+    tvm_ffi.register_global_func("tvm_callback_cuda_compile", lambda *_: cubin, override=True)
+
+
+def _load_runtime(*, on_gpu: bool) -> None:
+    import tvm
+
+    if not on_gpu:
+        set_threads(torch.get_num_threads())
+        return
+    import ctypes
+
+    if not tvm.runtime.enabled("cuda"):
+        library = next(Path(tvm.__file__).parent.rglob("libtvm_runtime_cuda.so"))
+        ctypes.CDLL(str(library), ctypes.RTLD_GLOBAL)
+
+
+def set_threads(count: int) -> None:
+    """TVM's pool gets as many threads as torch's, so that neither crowds out the other."""
+    import tvm_ffi
+
+    tvm_ffi.get_global_func("runtime.config_threadpool")(1, count)

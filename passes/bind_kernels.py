@@ -1,0 +1,67 @@
+"""Give every operation the kernel that will do it: the first schedule that takes the work, with its default tile.
+
+The kernel stands in the node's meta under "kernel". What needs none: an element of several results, and a flatten
+of a 1x1 map, which is another view of the same bytes. A torch operation that laudc has no op for, or an op that no
+schedule takes, is a BuildError that names it.
+"""
+
+from __future__ import annotations
+
+import operator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from torch import fx
+
+from laudc.errors import BuildError
+from laudc.passes.base import Pass
+from laudc.program import Program, input_type, type_of, types_of
+from laudc.schedules import Work
+from laudc.targets import TARGETS, Target
+
+if TYPE_CHECKING:
+    from laudc.kernels.kernel import Kernel
+
+
+@dataclass(frozen=True, kw_only=True)
+class BindKernels(Pass):
+    stage = "bind"
+
+    target: Target = TARGETS["cpu"]
+
+    def run(self, program: Program) -> Program:
+        clone = program.clone()
+        batch = input_type(clone).shape[0]
+        for node in clone.nodes:
+            if not needs_no_kernel(clone, node):
+                node.meta["kernel"] = self._kernel(clone, node, batch)
+        return clone
+
+    def _kernel(self, program: Program, node: fx.Node, batch: int) -> Kernel:
+        from laudc.kernels.kernel import choose
+
+        op = program.op(node)
+        if op is None:
+            what = getattr(node.target, "__name__", str(node.target))
+            raise BuildError(
+                f"%{node.name} is {what}, which laudc has no operation for", "replace it in the model, or add a file to laudc/ops/"
+            )
+        operands = tuple(type_of(value) for value in node.args[: len(op.spec.operands)])
+        work = Work(spec=op.spec, operands=operands, results=types_of(node))
+        return choose(work, self.target, batch=batch)
+
+
+def needs_no_kernel(program: Program, node: fx.Node) -> bool:
+    """Whether nothing has to run for this node."""
+    if node.op in ("placeholder", "output") or node.target is operator.getitem:
+        return True
+    return is_view(program, node)
+
+
+def is_view(program: Program, node: fx.Node) -> bool:
+    """A flatten of a map of one pixel: the same bytes."""
+    op = program.op(node)
+    return op is not None and op.spec.name == "flatten" and type_of(node.all_input_nodes[0]).shape[2:] == (1, 1)
+
+
+PASS = BindKernels

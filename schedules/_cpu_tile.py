@@ -1,0 +1,129 @@
+"""A register tile: some rows x some vectors of sums that stay in registers while K goes by.
+
+    for m, v:  sum[m, v] = bias[v] (+ residual), or what an earlier chunk of K left in out
+    for k:     sum[m, v] += x[m, k] * weight[k, v]          one load a row, one a vector, rows x vectors multiply-adds
+    for m, v:  out[m, v] = act(sum[m, v])                   only rows from `skip` up to `valid`
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tvm import tirx
+from tvm.tirx.script import builder as T
+
+from laudc.schedules._cpu_panel import Chunk, pieces, ramp, vector
+from laudc.schedules._pointwise import pointwise
+
+if TYPE_CHECKING:
+    from tvm.tirx import Buffer, Expr
+
+# LLVM keeps a buffer in registers only where TVM leaves it on the stack, which it does not by itself
+ON_STACK = {"disable_lower_builtin": True}
+CHEAP = ("none", "relu", "relu6")
+"""Functions that are applied to every sum where it stands; the others would make the code explode."""
+
+Step = Callable[["Expr", "Expr"], None]
+"""What is done for one k: its column in the panel, its row in the weights."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Tile:
+    """Where one register tile reads and writes. Rows and vectors are counted within the tile."""
+
+    rows: int
+    vectors: int
+    lanes: int
+    last_lanes: int
+    """How many lanes of the last vector exist in `out`."""
+    x: Callable[[int, Expr], Expr]
+    weight: Callable[[int, Expr], Expr]
+    each_k: Callable[[Step], None]
+    bias: Callable[[int], Expr] | None
+    out: Buffer
+    residual: Buffer | None
+    out_row: Callable[[Expr | int], Expr]
+    out_column: Callable[[int], Expr]
+    activation: str
+    chunk: Chunk
+    skip: Expr | int
+    valid: Expr
+
+    def width(self, v: int) -> int:
+        return self.last_lanes if v == self.vectors - 1 else self.lanes
+
+
+def emit_tile(tile: Tile) -> None:
+    """The code of the whole tile."""
+    sums = [
+        [T.alloc_buffer((tile.lanes,), "float32", scope="local", annotations=ON_STACK) for _ in range(tile.vectors)]
+        for _ in range(tile.rows)
+    ]
+    rows = [T.bind(tile.out_row(T.min(m, tile.valid - 1) if m else 0)) for m in range(tile.rows)]
+    _branch(tile.chunk.first, lambda: _begin(tile, sums, rows), lambda: _resume(tile, sums, rows))
+    tile.each_k(lambda column, weight_row: _step(tile, sums, column, weight_row))
+    if tile.activation in CHEAP:
+        _branch(tile.chunk.last, lambda: _activate(tile, sums))
+    for m in range(tile.rows):
+        with T.If(tirx.all(m >= tile.skip, m < tile.valid)), T.Then():
+            for v in range(tile.vectors):
+                _put(tile, sums[m][v], rows[m], v)
+
+
+def _each(tile: Tile) -> list[tuple[int, int]]:
+    return [(m, v) for m in range(tile.rows) for v in range(tile.vectors)]
+
+
+def _branch(condition: Expr | bool, then: Callable[[], None], otherwise: Callable[[], None] | None = None) -> None:
+    if condition is True:
+        then()
+        return
+    with T.If(condition):
+        with T.Then():
+            then()
+        if otherwise is not None:
+            with T.Else():
+                otherwise()
+
+
+def _begin(tile: Tile, sums: list[list[Buffer]], rows: list[Expr]) -> None:
+    zero = tirx.Broadcast(tirx.const(0.0, "float32"), tile.lanes)
+    bias = [tile.bias(v) if tile.bias else zero for v in range(tile.vectors)]
+    for m, v in _each(tile):
+        T.buffer_store(sums[m][v], bias[v], [ramp(0, tile.lanes)])
+        if tile.residual is not None:
+            for offset, width in pieces(tile.width(v), tile.lanes):
+                value = tile.residual.vload([rows[m], tile.out_column(v) + offset], vector(width))
+                T.buffer_store(sums[m][v], value + sums[m][v].vload([offset], vector(width)), [ramp(offset, width)])
+
+
+def _resume(tile: Tile, sums: list[list[Buffer]], rows: list[Expr]) -> None:
+    for m, v in _each(tile):
+        for offset, width in pieces(tile.width(v), tile.lanes):
+            value = tile.out.vload([rows[m], tile.out_column(v) + offset], vector(width))
+            T.buffer_store(sums[m][v], value, [ramp(offset, width)])
+
+
+def _step(tile: Tile, sums: list[list[Buffer]], column: Expr, weight_row: Expr) -> None:
+    whole = vector(tile.lanes)
+    weights = [T.bind(tile.weight(v, weight_row)) for v in range(tile.vectors)]
+    for m in range(tile.rows):
+        x = T.bind(tirx.Broadcast(tile.x(m, column), tile.lanes))
+        for v in range(tile.vectors):
+            total = T.fma(x, weights[v], sums[m][v].vload([0], whole))
+            T.buffer_store(sums[m][v], total, [ramp(0, tile.lanes)])
+
+
+def _activate(tile: Tile, sums: list[list[Buffer]]) -> None:
+    if tile.activation == "none":
+        return
+    for m, v in _each(tile):
+        with T.vectorized(tile.lanes) as lane:
+            T.buffer_store(sums[m][v], pointwise(tile.activation, sums[m][v][lane], "cpu"), [lane])
+
+
+def _put(tile: Tile, total: Buffer, row: Expr, v: int) -> None:
+    for offset, width in pieces(tile.width(v), tile.lanes):
+        T.buffer_store(tile.out, total.vload([offset], vector(width)), [row, ramp(tile.out_column(v) + offset, width)])

@@ -1,0 +1,167 @@
+# mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators
+# The functions below are TVMScript: TVM reads their text, Python never runs them.
+"""Grouped convolutions whose groups are too thin for a tile: every thread sums on its own, no shared stages.
+
+    a thread: `vector` neighbouring columns of one group x `tall` rows; a weight is read once for all its rows
+
+Depthwise, the columns' inputs are neighbours too and are read together; else one input serves all the columns.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tvm.ir import IRModule
+from tvm.script import tirx as T
+
+from laudc.schedules._cuda_epilogue import activated
+from laudc.schedules._cuda_problem import Problem
+from laudc.schedules._cuda_rows import (
+    FAR,
+    row_at,
+    row_count,
+    row_span,
+    tap_down,
+    tap_inside,
+    tap_right,
+    window_left,
+    window_start,
+    window_top,
+)
+from laudc.schedules._cuda_tir import batch_of, module_of, out_shape, sized
+
+THREADS = 128
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Strip:
+    """Rows a thread sums at once."""
+
+    tall: int
+
+
+def columns_a_thread(p: Problem) -> int:
+    """Neighbouring columns of one group and one listed unit that a thread takes: at most 4."""
+    span = p.columns if p.group_columns == p.group_channels == 1 else p.group_columns
+    return next(n for n in (4, 2, 1) if span % n == 0 and p.channels_out % n == 0)
+
+
+def direct_module(p: Problem, strip: Strip) -> IRModule:
+    """The kernel of a problem with one strip."""
+    tall = strip.tall
+    vec = columns_a_thread(p)
+    depthwise = p.group_columns == p.group_channels == 1
+    units = p.columns // vec
+    across = min(32, 1 << (units - 1).bit_length())
+    down = THREADS // across
+    bm = down * tall
+    column_tiles = -(-units // across)
+    row_tiles = -(-p.pixels // bm)
+    names = p.decisions + 1
+    columns, pixels, per_sample, dtype = p.columns, p.pixels, p.per_sample, p.dtype
+    listed_units = max(p.channels_out // vec, 1)
+
+    def blocks(batch):
+        return column_tiles * (batch * row_tiles if per_sample else (batch * pixels + bm - 1) // bm)
+
+    def span_of(rows, batch, sample):
+        return row_span(p, rows, sample) if per_sample else (0, row_count(p, rows, batch))
+
+    def unit_limit(kept):
+        return T.min(units, kept * listed_units) if p.channels_out else units
+
+    def real_unit(channels, sample, unit):
+        if not p.channels_out:
+            return unit
+        return channels[sample, 1 + T.truncdiv(unit, listed_units)] * listed_units + T.truncmod(unit, listed_units)
+
+    def group_start(unit):
+        return T.truncdiv(unit * vec, p.group_columns) * p.group_channels
+
+    def added(residual, out):
+        return residual if p.residual == "dense" else out
+
+    @T.prim_func
+    def kernel(
+        x_arg: T.handle,
+        rows_arg: T.handle,
+        channels_arg: T.handle,
+        residual_arg: T.handle,
+        weight_arg: T.handle,
+        bias_arg: T.handle,
+        out_arg: T.handle,
+    ):
+        lead = T.int32()
+        x = T.match_buffer(x_arg, sized(lead, p.x_dims), dtype, align=16)
+        rows = T.match_buffer(rows_arg, (lead * (pixels + 1) + 1,), "int32")
+        channels = T.match_buffer(channels_arg, (lead, names), "int32")
+        residual = T.match_buffer(residual_arg, out_shape(p, lead), dtype, align=16)
+        weight = T.match_buffer(weight_arg, (p.depth, columns), dtype, align=16)
+        bias = T.match_buffer(bias_arg, (columns,), "float32")
+        out = T.match_buffer(out_arg, out_shape(p, lead), dtype, align=16)
+        T.device_entry()
+        block = T.cta_id([blocks(batch_of(p, lead))])
+        thread = T.thread_id([THREADS])
+        x_flat = T.decl_buffer((lead * p.height * p.width * p.channels,), dtype, data=x.data)
+        weight_flat = T.decl_buffer((p.depth * columns,), dtype, data=weight.data)
+        residual_flat = T.decl_buffer((lead * pixels * columns,), dtype, data=added(residual, out).data)
+        out_flat = T.decl_buffer((lead * pixels * columns,), dtype, data=out.data)
+        start = T.alloc_local((tall,), "int32")
+        top = T.alloc_local((tall,), "int32")
+        left = T.alloc_local((tall,), "int32")
+        place = T.alloc_local((tall,), "int32")
+        acc = T.alloc_local((tall * vec,), "float32")
+        w = T.alloc_local((vec,), dtype)
+        v = T.alloc_local((vec,), dtype)
+
+        row_tile: T.let = T.truncdiv(block, column_tiles)
+        sample: T.let = T.truncdiv(row_tile, row_tiles) if per_sample else 0
+        part: T.let = T.truncmod(row_tile, row_tiles) if per_sample else row_tile
+        begin: T.let = span_of(rows, lead, sample)[0]
+        end: T.let = span_of(rows, lead, sample)[1]
+        first: T.let = begin + part * bm + T.truncdiv(thread, across)
+        kept: T.let = channels[sample, 0] if per_sample else 0
+        unit: T.let = T.truncmod(block, column_tiles) * across + T.truncmod(thread, across)
+        if first < end and unit < unit_limit(kept):
+            real: T.let = real_unit(channels, sample, unit)
+            for i in T.unroll(tall):
+                position: T.let = first + i * down
+                row: T.let = row_at(p, rows, lead, position, end)
+                start[i] = window_start(p, position, row)
+                top[i] = T.if_then_else(position < end, window_top(p, row), FAR)
+                left[i] = window_left(p, row)
+                place[i] = T.if_then_else(position < end, position if p.compact else row, -1)
+            for i in T.unroll(tall * vec):
+                acc[i] = T.float32(0)
+            for tap in T.serial(p.taps):
+                shift: T.let = tap_down(p, tap) * p.width + tap_right(p, tap)
+                for k in T.serial(p.group_channels):
+                    for e in T.vectorized(vec):
+                        w[e] = weight_flat[((tap * p.group_channels + k) * units + real) * vec + e]
+                    for i in T.unroll(tall):
+                        if tap_inside(p, top[i], left[i], tap):
+                            if depthwise:
+                                for e in T.vectorized(vec):
+                                    v[e] = x_flat[((start[i] + shift) * units + unit) * vec + e]
+                            else:
+                                v[0] = x_flat[(start[i] + shift) * p.channels + group_start(unit) + k]
+                            for e in T.unroll(vec):
+                                acc[i * vec + e] = acc[i * vec + e] + T.Cast(
+                                    "float32", v[e if depthwise else 0]
+                                ) * T.Cast("float32", w[e])
+            for i in T.unroll(tall):
+                if place[i] >= 0:
+                    if p.residual != "none":
+                        for e in T.vectorized(vec):
+                            w[e] = residual_flat[(place[i] * units + unit) * vec + e]
+                    for e in T.unroll(vec):
+                        s: T.float32 = acc[i * vec + e]
+                        if p.bias:
+                            s = s + bias[real * vec + e]
+                        if p.residual != "none":
+                            s = s + T.Cast("float32", w[e])
+                        v[e] = T.Cast(dtype, activated(p.activation, s))
+                    for e in T.vectorized(vec):
+                        out_flat[(place[i] * units + unit) * vec + e] = v[e]
+
+    return module_of(p, kernel)

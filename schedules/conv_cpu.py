@@ -1,0 +1,109 @@
+"""Convolutions and linear layers on the CPU: a gathered product in float32, static or sparse.
+
+    gather rows -> panel -> register tiles (rows x vectors of channels) -> out, with bias, residual and activation
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from laudc.ops._pointwise import POINTWISE
+from laudc.ops.conv2d import Conv2dSpec
+from laudc.ops.linear import LinearSpec
+from laudc.schedules._cpu_plan import merged_groups, plan_of
+from laudc.schedules._cpu_weights import pack_weights
+from laudc.schedules.base import Choice, Lowered, Schedule, Work
+from laudc.types import TensorType
+
+if TYPE_CHECKING:
+    from laudc.targets import Target
+
+_TILES = {16: (14, 2), 8: (6, 2), 4: (8, 3)}
+"""Rows and vectors of sums, by lanes: all registers but those for a row of weights and one x."""
+
+
+class ConvCpu(Schedule):
+    ops = frozenset({"conv2d", "linear"})
+    kind = "cpu"
+
+    def refuse(self, work: Work, target: Target) -> str | None:
+        if work.dtype != "float32":
+            return f"it computes in float32, not in {work.dtype}"
+        spec = work.spec
+        if isinstance(spec, LinearSpec):
+            return None if spec.activation in POINTWISE else f"it does not know the function {spec.activation!r}"
+        assert isinstance(spec, Conv2dSpec), spec
+        return _refuse_conv(spec)
+
+    def choices(self, work: Work, target: Target) -> tuple[Choice, ...]:
+        lanes = _lanes(target)
+        rows, vectors = _TILES[lanes]
+        cores = max(1, target.sm_count)
+        base = {
+            "lanes": lanes,
+            "tile_rows": rows,
+            "tile_vectors": vectors,
+            "chunk": 640,
+            "panel_rows": rows * 4,
+            "row_parts": cores,
+            "column_parts": 1,
+        }
+        return (base,)
+
+    def build(self, work: Work, target: Target, choice: Choice) -> Lowered:
+        from laudc.schedules._cpu_gemm import build_module
+
+        return Lowered(module=build_module(plan_of(work, choice)), pipeline="tirx")
+
+    def pack(self, work: Work, choice: Choice, weights: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+        return pack_weights(plan_of(work, choice), weights)
+
+    def workspace(self, work: Work, choice: Choice) -> tuple[TensorType, ...]:
+        plan = plan_of(work, choice)
+        if not plan.copies_weights:
+            return ()
+        weight = TensorType(shape=(plan.vectors, plan.taps * plan.depth, plan.lanes), dtype="float32")
+        bias = TensorType(shape=(plan.vectors, plan.lanes), dtype="float32")
+        return (weight, bias) if plan.spec.bias else (weight,)
+
+
+def _lanes(target: Target) -> int:
+    """float32 values in a vector register; the target counts those of its two multiply-add units."""
+    return next(lanes for lanes in (16, 8, 4) if lanes == 4 or target.fp32_lanes_per_sm >= 2 * lanes)
+
+
+def _refuse_conv(spec: Conv2dSpec) -> str | None:
+    lists = spec.channels_in > 0 or spec.channels_out > 0
+    if spec.activation not in POINTWISE:
+        return f"it does not know the function {spec.activation!r}"
+    if spec.rows and spec.residual == "dense":
+        return "it adds a residual to listed rows in place only"
+    if spec.residual == "in_place" and not spec.rows:
+        return "it updates in place only listed rows"
+    if (spec.gathered or spec.compact) and not spec.rows:
+        return "it knows of no matrix of rows without a row list"
+    if spec.gathered and (lists or spec.groups > 1):
+        return "it reads gathered rows whole, not by groups or lists of channels"
+    if spec.compact and spec.residual != "none":
+        return "it adds no residual to a compact result"
+    if spec.masker and (lists or spec.rows or spec.residual != "none" or spec.groups > 1):
+        return "it computes a masker's logits only beside a plain dense convolution"
+    return _refuse_lists(spec) if lists and spec.groups > 1 else None
+
+
+def _refuse_lists(spec: Conv2dSpec) -> str | None:
+    """Grouped: the list must name whole groups, the same ones on both sides."""
+    group_in, group_out = spec.in_channels // spec.groups, spec.out_channels // spec.groups
+    whole = spec.channels_in % group_in == 0 and spec.channels_out % group_out == 0
+    same = spec.channels_in * spec.out_channels == spec.channels_out * spec.in_channels
+    if not (spec.channels_in and spec.channels_out and whole and same):
+        return "it skips channels of a grouped convolution only by whole groups, on both sides"
+    return None
+
+
+__all__ = ["SCHEDULE"]
+
+SCHEDULE = ConvCpu()

@@ -1,0 +1,127 @@
+"""The mean over the whole map, channels side by side.
+
+    cpu     a few channels at a time, row by row
+    cuda    a block takes 32 threads of channels and up to 256 positions, 8 at a time; where the map is larger,
+            `splits` blocks leave their sums in a workspace and a second launch adds those
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from laudc.schedules._kernel import Kernel, Memory, stored_shape
+from laudc.schedules._reduce import zeros
+from laudc.schedules._spread import THREADS, spread, worth_parallel
+from laudc.schedules.base import Choice, Lowered, Schedule, Work
+from laudc.types import DTYPE_BYTES, TensorType
+
+if TYPE_CHECKING:
+    from laudc.targets import Target
+
+_POSITIONS = 256
+_ABREAST = 32
+"""Threads side by side along the channels."""
+
+
+class GlobalPoolingSchedule(Schedule):
+    ops = frozenset({"global_pool"})
+    kind = "any"
+
+    def refuse(self, work: Work, target: Target) -> str | None:
+        if work.dtype not in ("float32", "float16"):
+            return f"it pools float32 and float16, not {work.dtype}"
+        return None
+
+    def choices(self, work: Work, target: Target) -> tuple[Choice, ...]:
+        _, height, width, _ = stored_shape(work.operands[0])
+        return ({"splits": -(-height * width // _POSITIONS) if target.kind == "cuda" else 1},)
+
+    def workspace(self, work: Work, choice: Choice) -> tuple[TensorType, ...]:
+        """The sums of the parts of the map."""
+        batch, channels = work.operands[0].shape[:2]
+        return (TensorType(shape=(batch, choice["splits"], channels), dtype="float32"),) if choice["splits"] > 1 else ()
+
+    def build(self, work: Work, target: Target, choice: Choice) -> Lowered:
+        channels = work.operands[0].shape[1]
+        with Kernel(target) as kernel:
+            x = kernel.operand("x", work.operands[0])
+            parts = [kernel.operand("parts", type_) for type_ in self.workspace(work, choice)]
+            made = kernel.operand("made", work.results[0])
+            means = kernel.flat(made, kernel.batch, channels)
+            if not kernel.on_gpu:
+                _on_cpu(kernel, work, x, means)
+            elif parts:
+                _on_gpu(kernel, work, x, parts[0], choice["splits"])
+                _add_parts(kernel, work, parts[0], means, choice["splits"])
+            else:
+                _on_gpu(kernel, work, x, means, 1)
+        return kernel.lowered()
+
+
+def _on_cpu(kernel: Kernel, work: Work, x: Memory, means: Memory) -> None:
+    _, height, width, channels = stored_shape(work.operands[0])
+    vector = math.gcd(channels, 64)
+    with spread(kernel, (channels // vector, 1), vector=1, parallel=worth_parallel(work, height * width)) as (b, part, _):
+        c = part * vector
+        total = zeros(kernel, "total", vector)
+        with kernel.serial("i", height) as i:
+            row = zeros(kernel, "row", vector)
+            with kernel.serial("j", width) as j, kernel.vectorized(vector) as lane:
+                row[lane] = row[lane] + x[b, i, j, c + lane].astype("float32")
+            with kernel.vectorized(vector) as lane:
+                total[lane] = total[lane] + row[lane]
+        with kernel.vectorized(vector) as lane:
+            means[b, c + lane] = _mean(work, total[lane])
+
+
+def _on_gpu(kernel: Kernel, work: Work, x: Memory, sums: Memory, splits: int) -> None:
+    """The sums of the parts, or the means if there is one part."""
+    _, height, width, channels = stored_shape(work.operands[0])
+    vector = math.gcd(channels, 4 // DTYPE_BYTES[work.dtype])
+    columns = min(_ABREAST, channels // vector)
+    lines = THREADS // _ABREAST
+    blocks, turns = -(-channels // (columns * vector)), -(-height * width // (splits * lines))
+    with (
+        kernel.thread("blockIdx.y", kernel.batch) as b,
+        kernel.thread("blockIdx.x", blocks * splits) as block,
+        kernel.thread("threadIdx.y", lines) as line,
+        kernel.thread("threadIdx.x", columns) as column,
+    ):
+        part, c = block // blocks, (block % blocks * columns + column) * vector
+        mine = zeros(kernel, "mine", vector)
+        with kernel.serial("turn", turns) as turn:
+            place = (part * turns + turn) * lines + line
+            with kernel.when(place < height * width, c < channels), kernel.vectorized(vector) as lane:
+                mine[lane] = mine[lane] + x[b, place // width, place % width, c + lane].astype("float32")
+        shared = kernel.shared("sums", lines * columns * vector)
+        with kernel.vectorized(vector) as lane:
+            shared[(line * columns + column) * vector + lane] = mine[lane]
+        kernel.barrier()
+        with kernel.when(line == 0, c < channels):
+            for lane in range(vector):
+                at = column * vector + lane
+                total: Any = sum((shared[other * columns * vector + at] for other in range(1, lines)), start=shared[at])
+                if splits > 1:
+                    sums[b, part, c + lane] = total
+                else:
+                    sums[b, c + lane] = _mean(work, total)
+
+
+def _add_parts(kernel: Kernel, work: Work, parts: Memory, means: Memory, splits: int) -> None:
+    channels = work.operands[0].shape[1]
+    with spread(kernel, (channels,), vector=1, parallel=False) as (b, c):
+        total = zeros(kernel, "total", 1)
+        with kernel.serial("part", splits) as part:
+            total[0] = total[0] + parts[b, part, c]
+        means[b, c] = _mean(work, total[0])
+
+
+def _mean(work: Work, total: Any) -> Any:
+    from tvm import tirx
+
+    _, _, height, width = work.operands[0].shape
+    return (total / tirx.const(height * width, "float32")).astype(work.dtype)
+
+
+SCHEDULE = GlobalPoolingSchedule()

@@ -1,0 +1,65 @@
+"""Masks over pixels: pixel_mask spreads decisions over their patches, needed_region grows a mask by a kernel's reach."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from laudc.ops._geometry import patch_size
+from laudc.ops.needed_region import NeededRegionSpec
+from laudc.ops.pixel_mask import PixelMaskSpec
+from laudc.schedules._kernel import Kernel, Memory
+from laudc.schedules._spread import spread, worth_parallel
+from laudc.schedules.base import Choice, Lowered, Schedule, Work
+
+if TYPE_CHECKING:
+    from laudc.targets import Target
+
+
+class MasksSchedule(Schedule):
+    ops = frozenset({"pixel_mask", "needed_region"})
+    kind = "any"
+
+    def refuse(self, work: Work, target: Target) -> str | None:
+        wanted = "float32" if isinstance(work.spec, PixelMaskSpec) else "uint8"
+        return None if work.dtype == wanted else f"it reads {wanted} decisions, not {work.dtype}"
+
+    def build(self, work: Work, target: Target, choice: Choice) -> Lowered:
+        with Kernel(target) as kernel:
+            x = kernel.operand("x", work.operands[0])
+            made = kernel.operand("made", work.results[0])
+            if isinstance(work.spec, PixelMaskSpec):
+                _pixel_mask(kernel, work, work.spec, x, made)
+            else:
+                assert isinstance(work.spec, NeededRegionSpec)
+                _needed_region(kernel, work, work.spec, x, made)
+        return kernel.lowered()
+
+
+def _pixel_mask(kernel: Kernel, work: Work, spec: PixelMaskSpec, x: Memory, made: Memory) -> None:
+    from tvm import tirx
+
+    side = [patch_size(spec.granularity, extent) for extent in spec.map_size]
+    with spread(kernel, spec.map_size, vector=1, parallel=worth_parallel(work)) as (b, i, j):
+        made[b, i, j] = (x[b, i // side[0], j // side[1]] != tirx.const(0, "float32")).astype("uint8")
+
+
+def _needed_region(kernel: Kernel, work: Work, spec: NeededRegionSpec, x: Memory, made: Memory) -> None:
+    """Input (i, j) is needed where a tap (r, s) and a wanted output (p, q) meet in it: i = stride*p - pad + r*dilation."""
+    from tvm import tirx
+
+    _, out_height, out_width = work.operands[0].shape
+    top, _, left, _ = spec.padding
+    parallel = worth_parallel(work, spec.kernel[0] * spec.kernel[1])
+    with spread(kernel, spec.map_size, vector=1, parallel=parallel) as (b, i, j):
+        needed = kernel.local("needed", 1, "uint8")
+        needed[0] = tirx.const(0, "uint8")
+        with kernel.serial("r", spec.kernel[0]) as r, kernel.serial("s", spec.kernel[1]) as s:
+            row, column = i + top - r * spec.dilation[0], j + left - s * spec.dilation[1]
+            p, q = tirx.truncdiv(row, spec.stride[0]), tirx.truncdiv(column, spec.stride[1])
+            on_grid = (tirx.truncmod(row, spec.stride[0]) == 0, tirx.truncmod(column, spec.stride[1]) == 0)
+            with kernel.when(row >= 0, column >= 0, *on_grid, p < out_height, q < out_width):
+                needed[0] = tirx.max(needed[0], x[b, p, q])
+        made[b, i, j] = needed[0]
+
+
+SCHEDULE = MasksSchedule()
