@@ -68,10 +68,14 @@ def compile(
     if chosen not in device.dtypes:
         raise InputError(f"{device.name} does not compute in {chosen!r}", f"choose from {', '.join(device.dtypes)}")
     if isinstance(batch, bool) or not isinstance(batch, int) or batch < 1:
-        raise InputError(f"the batch {batch!r} is not a whole number above 0", "give the number of images a call, such as 1")
+        raise InputError(
+            f"the batch {batch!r} is not a whole number above 0", "give the number of images a call, such as 1"
+        )
     program, plan = _program(model)
     shape = example_shape(program)
-    lowering = lower(program, device, shape=(batch, shape[1], *(size or shape[2:])), dtype=chosen, without=tuple(without))
+    lowering = lower(
+        program, device, shape=(batch, shape[1], *(size or shape[2:])), dtype=chosen, without=tuple(without)
+    )
     binaries = _build([step.kernel for step in lowering.executable.steps], progress)
     return CompiledModel(
         plan=plan, target=device, dtype=chosen, without=tuple(without), lowering=lowering, binaries=binaries

@@ -43,11 +43,11 @@ def capture(model: nn.Module, example: Tensor, *, source: Mapping[str, str] | No
     owned = copy.deepcopy(model).eval()
     graph_module = _trace(owned)
     with torch.no_grad():
-        expected = _run(owned, example)
-        _Typer(graph_module).run(example)
+        expected = _run(owned, example.clone())  # the network may write into what it is given
+        _Typer(graph_module).run(example.clone())
     program = Program(graph=_with_ops(graph_module), source=dict(source or {})).finished()
     with torch.no_grad():
-        found = program(example)[0]
+        found = program(example.clone())[0]
     error = float((found - expected).abs().max() / expected.abs().max().clamp_min(1e-12))
     if not error <= _TOLERANCE:
         raise CaptureError(
@@ -61,7 +61,7 @@ def capture(model: nn.Module, example: Tensor, *, source: Mapping[str, str] | No
 def _run(model: nn.Module, example: Tensor) -> Tensor:
     try:
         out = model(example)
-    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+    except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
         shape = list(example.shape)
         raise CaptureError(
             f"the model does not run on an input of {shape}: {_first_line(error)}", "pass example_inputs that fit it"
@@ -80,40 +80,38 @@ def _first_line(error: BaseException) -> str:
 
 
 def _trace(model: nn.Module) -> fx.GraphModule:
+    _refuse_second_input(model)
     leaves, wrapped = _timm_leaves(model)
-    tracer = _Tracer(leaves, wrapped)
-    parameters = list(inspect.signature(model.forward).parameters.values())
-    extras = {p.name: p.default for p in parameters[1:] if p.default is not inspect.Parameter.empty}
     try:
-        graph = tracer.trace(model, concrete_args=extras or None)
+        graph = _Tracer(leaves, wrapped).trace(model)
     except (fx.proxy.TraceError, TypeError, RuntimeError, ValueError, AttributeError, NotImplementedError) as error:
         raise CaptureError(
             f"the forward of {type(model).__name__} cannot be traced: {_first_line(error)}",
             "take control flow that depends on values out of forward, or convert the part without it",
         ) from error
-    module = fx.GraphModule(model, graph)
-    _drop_extra_inputs(module)
-    return module
+    return fx.GraphModule(model, graph)
 
 
-def _drop_extra_inputs(module: fx.GraphModule) -> None:
-    placeholders = [node for node in module.graph.nodes if node.op == "placeholder"]
-    for node in module.graph.nodes:
-        if node.op == "call_function" and node.target is getattr(torch, "_assert", None):
-            module.graph.erase_node(node)
-    for extra in placeholders[1:]:
-        if extra.users:
+def _refuse_second_input(model: nn.Module) -> None:
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.KEYWORD_ONLY)
+    for other in list(inspect.signature(model.forward).parameters.values())[1:]:
+        if other.kind in named and other.default is inspect.Parameter.empty:
             raise CaptureError(
-                f"the model needs a second input, {extra.name}", "wrap it in a module that takes one image batch"
+                f"the model needs a second input, {other.name}", "wrap it in a module that takes one image batch"
             )
-        module.graph.erase_node(extra)
-    module.recompile()
 
 
 class _Tracer(fx.Tracer):
+    """Calls forward with the image batch alone, so every other argument has its default."""
+
     def __init__(self, leaves: tuple[type[nn.Module], ...], wrapped: tuple[Callable[..., object], ...]) -> None:
         super().__init__(autowrap_functions=wrapped)
         self._leaves = leaves
+
+    def create_args_for_root(
+        self, root_fn: Callable[..., object], is_module: bool, concrete_args: object = None
+    ) -> tuple[Callable[..., object], list[object]]:
+        return root_fn, [self.root, self.create_proxy("placeholder", "x", (), {})]
 
     def is_leaf_module(self, module: nn.Module, qualified_name: str) -> bool:
         return isinstance(module, self._leaves) or super().is_leaf_module(module, qualified_name)
@@ -183,7 +181,7 @@ _ACTIVATIONS: dict[type[nn.Module], str] = {
 def _split_norm_and_activation(traced: fx.GraphModule, node: fx.Node) -> None:
     """timm's BatchNormAct2d is two ops here: the norm, under its own name, and the activation."""
     module = traced.get_submodule(cast(str, node.target))
-    function = _ACTIVATIONS.get(type(module.act))
+    function = _ACTIVATIONS.get(type(cast(nn.Module, module.act)))
     norm = import_batch_norm(Call(module=module, tensors=(), types=(), arguments={}, result=None))
     if function is None or norm is None or not isinstance(module.drop, nn.Identity):
         return

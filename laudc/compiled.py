@@ -33,7 +33,9 @@ class Lowering:
     executable: Executable
 
 
-def lower(converted: Program, target: Target, *, shape: tuple[int, ...], dtype: str, without: Sequence[str]) -> Lowering:
+def lower(
+    converted: Program, target: Target, *, shape: tuple[int, ...], dtype: str, without: Sequence[str]
+) -> Lowering:
     """Run the passes and bind the kernels. BuildError where something has no kernel."""
     frozen = program_for(converted, shape)
     frozen.graph.eval()
@@ -94,14 +96,20 @@ class CompiledModel:
             raise InputError(f"the input is a {type(x).__name__}", "give a torch tensor")
         if tuple(x.shape) != self.shape:
             raise InputError(
-                f"the input is {list(x.shape)}, compiled for {list(self.shape)}", "compile it again with --batch and --size"
+                f"the input is {list(x.shape)}, compiled for {list(self.shape)}",
+                "compile it again with --batch and --size",
             )
         allowed = (torch.float32, torch.float16) if self.dtype == "float16" else (torch.float32,)
         if x.dtype not in allowed:
             found = str(x.dtype).removeprefix("torch.")
-            raise InputError(f"the input is {found}, compiled for {self.dtype}", f"convert it, such as x.to(torch.{self.dtype})")
+            raise InputError(
+                f"the input is {found}, compiled for {self.dtype}", f"convert it, such as x.to(torch.{self.dtype})"
+            )
         if x.device.type != self.target.kind:
-            raise InputError(f"the input is on {x.device.type}, compiled for {self.target.kind}", f"move it with x.to({self.target.kind!r})")
+            raise InputError(
+                f"the input is on {x.device.type}, compiled for {self.target.kind}",
+                f"move it with x.to({self.target.kind!r})",
+            )
         if x.device.type == "cpu" and not bool(torch.isfinite(x).all()):
             raise InputError("the input holds NaN or infinity", "check how the image was read and normalized")
 
@@ -138,9 +146,12 @@ class CompiledModel:
 def check_gpu(target: Target) -> None:
     """ToolchainError unless a CUDA device of the target's architecture is here."""
     if not torch.cuda.is_available():
-        raise ToolchainError(f"no CUDA device is here to run what was compiled for {target.name}", "run it there, or compile for cpu")
+        raise ToolchainError(
+            f"no CUDA device is here to run what was compiled for {target.name}", "run it there, or compile for cpu"
+        )
     major, minor = torch.cuda.get_device_capability()
     if major * 10 + minor != target.capability:
         found = torch.cuda.get_device_name()
-        raise ToolchainError(f"this is a {found} (sm_{major}{minor}), compiled for {target.arch}", "compile it for this device")
-
+        raise ToolchainError(
+            f"this is a {found} (sm_{major}{minor}), compiled for {target.arch}", "compile it for this device"
+        )

@@ -127,7 +127,11 @@ class _Walk:
         before = node.all_input_nodes[0]
         conv = self.program.op(node)
         grouped = isinstance(conv, Conv2d) and conv.spec.groups > 1
-        return self._mask(before).mean(1) if isinstance(self.program.op(before), MaskChannels) and not grouped else torch.ones(batch)
+        return (
+            self._mask(before).mean(1)
+            if isinstance(self.program.op(before), MaskChannels) and not grouped
+            else torch.ones(batch)
+        )
 
     def _mask(self, masked: fx.Node) -> Tensor:
         """The decisions a masking node multiplies by."""

@@ -59,9 +59,10 @@ def optional_passes() -> tuple[str, ...]:
 
 
 def _optional_pass(name: str) -> str:
-    if name not in optional_passes():
-        raise InputError(f"there is no fusion {name!r}", f"choose from {', '.join(optional_passes())}")
-    return "fuse_" + name.replace("-", "_")
+    for known in PASSES:
+        if PASSES[known].optional and name.replace("_", "-") in (known, known.removeprefix("fuse-")):
+            return known.replace("-", "_")
+    raise InputError(f"there is no fusion {name!r}", f"choose from {', '.join(optional_passes())}")
 
 
 def _made(name: str, options: Mapping[str, object]) -> Pass:

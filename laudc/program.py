@@ -268,7 +268,9 @@ def program_for(program: Program, shape: tuple[int, ...], *, dtype: str = "float
                 "capture the model again with an example of that shape",
             )
     sizes = {block.name: type_of(clone.node(block.add)) for block in clone.blocks if _has(clone, block.add)}
-    blocks = tuple(replace(block, out_size=sizes[block.name].shape[2:]) if block.name in sizes else block for block in clone.blocks)
+    blocks = tuple(
+        replace(block, out_size=sizes[block.name].shape[2:]) if block.name in sizes else block for block in clone.blocks
+    )
     return replace(clone, blocks=blocks)
 
 

@@ -30,7 +30,9 @@ class MaskShape:
     always_on: bool = False
 
 
-def stratified_masks(shapes: Sequence[MaskShape], *, batch: int, rate: float, seed: int, call: int = 0) -> dict[str, Tensor]:
+def stratified_masks(
+    shapes: Sequence[MaskShape], *, batch: int, rate: float, seed: int, call: int = 0
+) -> dict[str, Tensor]:
     """Decisions (batch, *units), float32, by key; those that are always on are ones and do not count."""
     check_rate(rate)
     generator = torch.Generator().manual_seed((seed * 1_000_003 + call) % 2**63)

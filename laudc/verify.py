@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from torch import fx
 
+from laudc.ops.base import Spec
 from laudc.ops.conv2d import Conv2dSpec
+from laudc.ops.scatter import ScatterSpec
 from laudc.program import Program, type_of, types_of
 
 
@@ -20,15 +22,20 @@ def verify(program: Program) -> None:
         for name, shape in op.spec.weights().items():
             found = tuple(getattr(op, name).shape)
             assert found == shape, f"%{node.name}.{name} is {found}, {op.spec} wants {shape}"
-        if isinstance(op.spec, Conv2dSpec):
-            _verify_rows(program, node, op.spec)
+        if _leaves_rows_undefined(op.spec):
+            _verify_rows(program, node)
 
 
-def _verify_rows(program: Program, node: fx.Node, spec: Conv2dSpec) -> None:
+def _leaves_rows_undefined(spec: Spec) -> bool:
+    if isinstance(spec, Conv2dSpec):
+        return spec.rows and not spec.compact and spec.residual == "none"
+    return isinstance(spec, ScatterSpec) and not spec.zero
+
+
+def _verify_rows(program: Program, node: fx.Node) -> None:
     """What is undefined outside the listed rows is only read by row."""
-    if not spec.rows or spec.compact or spec.residual != "none":
-        return
     for user in node.users:
         op = program.op(user)
         by_row = op is not None and (op.spec.name == "gather" or getattr(op.spec, "rows", False))
-        assert by_row and user.args[0] is node, f"%{user.name} reads rows of %{node.name} that nobody computed"
+        by_row = by_row and user.args[0] is node
+        assert by_row, f"%{user.name} reads rows of %{node.name} that nobody computed"

@@ -44,7 +44,8 @@ class BindKernels(Pass):
         if op is None:
             what = getattr(node.target, "__name__", str(node.target))
             raise BuildError(
-                f"%{node.name} is {what}, which laudc has no operation for", "replace it in the model, or add a file to laudc/ops/"
+                f"%{node.name} is {what}, which laudc has no operation for",
+                "replace it in the model, or add a file to laudc/ops/",
             )
         operands = tuple(type_of(value) for value in node.args[: len(op.spec.operands)])
         work = Work(spec=op.spec, operands=operands, results=types_of(node))

@@ -37,7 +37,7 @@ class FindBlocks(Pass):
         if not found and not refusals:
             return program
         blocks = _numbered(found)
-        noted = refused(replace(program, blocks=blocks), *refusals)
+        noted = refused(replace(program.clone(), blocks=blocks), *refusals)
         for block in blocks:
             for name in block.nodes:
                 noted.node(name).meta["block"] = block.name
@@ -99,14 +99,15 @@ def _block(region: Region, match: Match, pattern: str) -> Block | str:
     before, out = type_of(region.entry).shape, type_of(region.add).shape
     expected = tuple(-(-extent // stride) for extent in before[2:])
     if out[2:] != expected:
-        return f"a map of {before[2]}x{before[3]} becomes {out[2]}x{out[3]} at stride {stride}: decisions would not line up"
+        change = f"a map of {before[2]}x{before[3]} becomes {out[2]}x{out[3]}"
+        return f"{change} at stride {stride}: decisions would not line up"
     users = list(region.add.users)
     exit_node = region.add
     if len(users) == 1 and region.signature((users[0],)) == ("activation",):
         exit_node = users[0]
     widths = {type_of(node).shape[1] for node in match.inner}
     if len(widths) != 1:
-        return f"its inner widths differ: {sorted(widths)}"
+        return f"its inner widths are {sorted(widths)}, not one"
     grouped = [spec.in_channels // spec.groups for spec in specs if spec.groups > 1]
     return Block(
         name=_common_path([node for node in match.branch if types_of(node)], region.program),

@@ -57,9 +57,14 @@ class FuseMaskerConv(Pass):
         op = cast(PatchMasker, program.op(masker))
         rate = _grown(self.expected_rate, op.spec.granularity)
         macs = type_of(x).numel * conv.spec.out_channels
-        read_us = type_of(x).nbytes / self.target.dram_gb_per_s / 1e3 + self.target.launch_us
+        read_us = type_of(x).nbytes / _gb_per_s(self.target, type_of(x).nbytes) / 1e3 + self.target.launch_us
         skipped_us = (1 - rate) * macs / _macs_per_us(self.target, type_of(x).dtype)
         return parts if read_us > skipped_us else None
+
+
+def _gb_per_s(target: Target, nbytes: int) -> float:
+    """x was just written: it comes from the cache where it fits."""
+    return target.l2_gb_per_s if nbytes <= target.l2_kib * 1024 else target.dram_gb_per_s
 
 
 def _macs_per_us(target: Target, dtype: str) -> float:
@@ -91,16 +96,23 @@ def _first_conv(program: Program, masker: fx.Node) -> _Parts | None:
             continue
         conv = next(iter(gather.users))
         op, scatter = program.op(conv), next(iter(conv.users))
-        plain = isinstance(op, Conv2d) and op.spec.kernel == (1, 1) and op.spec.stride == (1, 1) and op.spec.groups == 1
-        if plain and isinstance(program.op(scatter), Scatter) and len(conv.users) == 1:
+        scattered = isinstance(program.op(scatter), Scatter) and len(conv.users) == 1
+        if isinstance(op, Conv2d) and _looks_at_one_pixel(op) and scattered:
             return conv, scatter
     return None
+
+
+def _looks_at_one_pixel(conv: Conv2d) -> bool:
+    spec = conv.spec
+    return spec.kernel == (1, 1) and spec.stride == (1, 1) and not any(spec.padding) and spec.groups == 1
 
 
 def _fuse(program: Program, masker: fx.Node, conv_node: fx.Node, scatter: fx.Node) -> None:
     x, masks = masker.args
     conv, op = program.op(conv_node), program.op(masker)
-    assert isinstance(conv, Conv2d) and isinstance(op, PatchMasker) and isinstance(x, fx.Node)
+    assert isinstance(conv, Conv2d)
+    assert isinstance(op, PatchMasker)
+    assert isinstance(x, fx.Node)
     both = conv.replaced(rows=False, gathered=False, compact=False, map_size=(0, 0), masker=True, bias=True)
     row = (op.weight[0] - op.weight[1]).detach().view(1, -1, 1, 1)
     bias = conv.bias if conv.spec.bias else conv.weight.new_zeros(conv.spec.out_channels)

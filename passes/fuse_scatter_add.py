@@ -9,7 +9,8 @@ and, where the map is only read by row:
     %c = conv2d(rows, compact, ...)(%x, %r)
     %s = scatter(zero=False)(%c, %r)              ->      %s = conv2d(rows, ...)(%x, %r)
 
-A matrix or a map with a second reader stays as it is.
+A matrix or a map with a second reader stays as it is, and so does one whose convolution has an activation of its
+own before the add.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ def _matrix_writer(program: Program, scatter: fx.Node) -> Conv2d | None:
     conv = program.op(matrix)
     if not isinstance(conv, Conv2d) or len(matrix.users) != 1:
         return None
-    if op.spec.zero and not isinstance(program.op(next(iter(scatter.users))), Add):
+    if op.spec.zero and (conv.spec.activation != "none" or not isinstance(program.op(next(iter(scatter.users))), Add)):
         return None
     return conv
 

@@ -88,6 +88,7 @@ def _list_channels(program: Program, mask: fx.Node, masked: list[fx.Node]) -> st
         )
     for value, writer in zip(masked, writers, strict=True):
         value.replace_all_uses_with(writer)
+        graph.erase_node(value)  # or its writer would seem to have another reader
     for node in touched:
         conv = program.op(node)
         assert isinstance(conv, Conv2d)
@@ -155,7 +156,7 @@ def _list_rows(program: Program, masked: fx.Node) -> str | None:
 
 def _chain(program: Program, value: fx.Node) -> list[fx.Node]:
     """The convolutions that only this mask sees, last first."""
-    chain = []
+    chain: list[fx.Node] = []
     while isinstance(program.op(value), Conv2d) and len(value.users) == 1:
         if chain and block_of(value) != block_of(chain[0]):
             break

@@ -12,6 +12,7 @@ up, and (b) f leaves the skipped rows alone: f is idempotent and %i is known to 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 from torch import fx
 
@@ -44,7 +45,7 @@ def _adds_to_rows(program: Program, node: fx.Node) -> bool:
 def _update(program: Program, node: fx.Node) -> None:
     graph, conv = program.graph.graph, program.op(node)
     assert isinstance(conv, Conv2d)
-    *operands, identity = node.all_input_nodes
+    *operands, identity = cast(tuple[fx.Node, ...], node.args)
     function = conv.spec.activation
     in_range = is_in_range(program, identity, function)
     if why_not_overwritten(program, identity, node) is not None:
@@ -65,13 +66,13 @@ def why_not_overwritten(program: Program, value: fx.Node, by: fx.Node) -> str | 
     """The reason why a value's buffer cannot be given up to the node that updates it."""
     if value.op != "call_module":
         return "it is the caller's tensor"
-    if value in by.all_input_nodes[:-1]:
+    if value in by.args[:-1]:
         return "the update itself reads it"
     for user in value.users:
         if user is not by and not user < by:
             return f"%{user.name} reads it later"
         op = program.op(user)
-        if op is not None and op.spec.name == "flatten":
+        if op is None or op.spec.name == "flatten":
             return f"%{user.name} may be a view of it"
     return None
 

@@ -23,7 +23,7 @@ from laudc.schedules._cpu_masker import emit_logits
 from laudc.schedules._cpu_panel import Chunk, each_piece, fill_panel, vector
 from laudc.schedules._cpu_plan import Plan
 from laudc.schedules._cpu_sample import copy_weights, listed_channel
-from laudc.schedules._cpu_tile import CHEAP, Step, Tile, emit_tile
+from laudc.schedules._cpu_tile import CHEAP, Step, Tile, emit_tile, opaque
 from laudc.schedules._pointwise import pointwise
 
 if TYPE_CHECKING:
@@ -71,17 +71,17 @@ def build_module(plan: Plan) -> IRModule:
 
 def _whole_share(plan: Plan, a: Arguments) -> Share:
     count = a.rows[a.batch] if plan.spec.rows else a.x_rows if plan.reads_x_in_place else a.batch * plan.pixels
-    return Share(begin=0, count=T.bind(count), sample=0, kept_in=None, kept_out=None)
+    return Share(begin=0, count=opaque(count), sample=0, kept_in=None, kept_out=None)
 
 
 def _sample_share(plan: Plan, a: Arguments, sample: Expr) -> Share:
     spec = plan.spec
     kept = T.bind(a.channels[sample, 0])
-    begin = T.bind(a.rows[sample] if spec.rows else sample * plan.pixels)
+    begin = opaque(a.rows[sample] if spec.rows else sample * plan.pixels)
     end = a.rows[sample + 1] if spec.rows else begin + plan.pixels
     return Share(
         begin=begin,
-        count=T.bind(end - begin),
+        count=opaque(end - begin),
         sample=sample,
         kept_in=T.bind(kept * spec.channels_in) if spec.channels_in else None,
         kept_out=T.bind(kept * spec.channels_out) if spec.channels_out else None,
@@ -94,19 +94,19 @@ def _emit_share(plan: Plan, a: Arguments, share: Share) -> None:
         copy_weights(plan, a, share.sample, kept_in, share.kept_out)
     rounds = T.max(T.ceildiv(share.count, plan.panel_rows * plan.row_parts), 1)
     parts = T.bind(rounds * plan.row_parts)
-    rows = T.bind(T.max(T.ceildiv(T.ceildiv(share.count, parts), plan.half_rows), 1) * plan.half_rows)
-    row_tasks = T.bind(T.ceildiv(share.count, rows))
+    rows = opaque(T.max(T.ceildiv(T.ceildiv(share.count, parts), plan.half_rows), 1) * plan.half_rows)
+    row_tasks = opaque(T.ceildiv(share.count, rows))
     all_units = T.bind(_units(plan, share))
-    units = T.bind(T.max(T.ceildiv(all_units, plan.column_parts), 1))
+    units = opaque(T.max(T.ceildiv(all_units, plan.column_parts), 1))
     with T.parallel(row_tasks * T.ceildiv(all_units, units)) as number:
-        row = T.bind(T.truncmod(number, row_tasks) * rows)
-        unit = T.bind(T.truncdiv(number, row_tasks) * units)
+        row = opaque(T.truncmod(number, row_tasks) * rows)
+        unit = opaque(T.truncdiv(number, row_tasks) * units)
         task = Task(
             share=share,
-            row=T.bind(share.begin + row),
-            rows=T.bind(T.min(rows, share.count - row)),
+            row=opaque(share.begin + row),
+            rows=opaque(T.min(rows, share.count - row)),
             unit=unit,
-            units=T.bind(T.min(units, all_units - unit)),
+            units=opaque(T.min(units, all_units - unit)),
         )
         _emit_task(plan, a, task)
 
@@ -271,14 +271,14 @@ class _RowTiles:
         if plan.exact_tiles:
             done: Expr | int = 0
             for height in (plan.tile_rows, plan.half_rows // 2, 1):
-                count = T.bind(T.truncdiv(rows - done, height))
+                count = opaque(T.truncdiv(rows - done, height))
                 with T.serial(count) as i:
-                    self._tile(columns, height, vectors, last_lanes, T.bind(done + i * height), 0, height)
-                done = T.bind(done + count * height)
+                    self._tile(columns, height, vectors, last_lanes, opaque(done + i * height), 0, height)
+                done = opaque(done + count * height)
             return
         with T.serial(T.ceildiv(rows, plan.tile_rows)) as i:
-            at = T.bind(i * plan.tile_rows)
-            left = T.bind(rows - at)
+            at = opaque(i * plan.tile_rows)
+            left = opaque(rows - at)
             with T.If(left > plan.half_rows):
                 with T.Then():
                     self._guarded(columns, plan.tile_rows, vectors, last_lanes, at, left)
@@ -289,11 +289,11 @@ class _RowTiles:
         self, columns: _Columns, height: int, vectors: int, last_lanes: int, at: Expr, left: Expr
     ) -> None:
         if self.panel is not None:
-            self._tile(columns, height, vectors, last_lanes, at, 0, T.bind(T.min(left, height)))
+            self._tile(columns, height, vectors, last_lanes, at, 0, opaque(T.min(left, height)))
             return
         # the tile must not read past x: it begins earlier, and skips the rows that are done
-        skip = T.bind(T.max(self.task.row + at + height - self.a.x_rows, 0))
-        self._tile(columns, height, vectors, last_lanes, T.bind(at - skip), skip, T.bind(T.min(left + skip, height)))
+        skip = opaque(T.max(self.task.row + at + height - self.a.x_rows, 0))
+        self._tile(columns, height, vectors, last_lanes, opaque(at - skip), skip, opaque(T.min(left + skip, height)))
 
     def _tile(
         self,
@@ -306,7 +306,7 @@ class _RowTiles:
         valid: Expr | int,
     ) -> None:
         plan, a, spec = self.plan, self.a, self.plan.spec
-        row = T.bind(self.task.row + at)
+        row = opaque(self.task.row + at)
         residual = {"none": None, "dense": a.residual, "in_place": a.out}[spec.residual]
         emit_tile(
             Tile(

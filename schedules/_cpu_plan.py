@@ -170,6 +170,6 @@ def plan_of(work: Work, choice: Choice) -> Plan:
 def merged_groups(spec: Conv2dSpec, lanes: int) -> int:
     """How many neighbouring groups together fill a vector."""
     columns = spec.out_channels // spec.groups
-    most = max(1, lanes // columns)
-    group = math.gcd(spec.channels_in, spec.channels_out)
-    return max(f for f in range(1, most + 1) if spec.groups % f == 0 and (group == 0 or group % (f * columns) == 0))
+    most = min(spec.groups, lanes // columns)
+    fits = (f for f in range(1, most + 1) if spec.groups % f == 0 and spec.channels_out % (f * columns) == 0)
+    return max(fits, default=1)

@@ -55,6 +55,17 @@ class Tile:
         return self.last_lanes if v == self.vectors - 1 else self.lanes
 
 
+def opaque(value: Expr) -> Expr:
+    """The value as a variable that TVM knows nothing of; LLVM sees through it.
+
+    TVM's simplifier tries to prove things of every index from all it knows of each variable in it, which for the sizes
+    of a task takes seconds and finds nothing.
+    """
+    cell = T.alloc_buffer((1,), "int32", scope="local", annotations=ON_STACK)
+    T.buffer_store(cell, value, [0])
+    return T.bind(cell[0])
+
+
 def emit_tile(tile: Tile) -> None:
     """The code of the whole tile."""
     sums = [

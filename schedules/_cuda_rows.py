@@ -74,3 +74,18 @@ def real_column(p: Problem, channels: tirx.Buffer, sample: Number, column: Numbe
         return column
     named = channels[sample, 1 + T.truncdiv(column, p.channels_out)]
     return named * p.channels_out + T.truncmod(column, p.channels_out)
+
+
+def tap_bits(p: Problem, row: Number, there: tirx.Expr) -> Number:
+    """One bit a tap, set where it lies in the image; none for a row that is not there. At most 32 taps."""
+    if not p.padded:
+        return T.if_then_else(there, -1, 0)
+    top, left = window_top(p, row), window_left(p, row)
+    bits: Number = 0
+    for tap in range(p.taps):
+        down, right = tap // p.kernel[1] * p.dilation[0], tap % p.kernel[1] * p.dilation[1]
+        high, wide = top + down, left + right
+        inside = tirx.all(there, high >= 0, high < p.height, wide >= 0, wide < p.width)
+        bit = 1 << tap if tap < 31 else -(1 << 31)
+        bits = T.bitwise_or(bits, T.if_then_else(inside, bit, 0))
+    return bits

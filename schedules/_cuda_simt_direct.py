@@ -90,7 +90,7 @@ def direct_module(p: Problem, strip: Strip) -> IRModule:
         weight_arg: T.handle,
         bias_arg: T.handle,
         out_arg: T.handle,
-    ):
+    ) -> None:
         lead = T.int32()
         x = T.match_buffer(x_arg, sized(lead, p.x_dims), dtype, align=16)
         rows = T.match_buffer(rows_arg, (lead * (pixels + 1) + 1,), "int32")

@@ -55,7 +55,7 @@ def vector_of(p: Problem, tile: Tile) -> int:
         width //= 2
         fits = p.group_channels % width == 0 and p.channels_in % width == 0
         rows_a_pass = tile.threads * width // tile.bk
-        if width == 1 or (fits and rows_a_pass <= min(tile.bm, tile.bn)):
+        if width == 1 or (fits and tile.bm % rows_a_pass == 0 and tile.bn % rows_a_pass == 0):
             return width
 
 
@@ -69,7 +69,8 @@ def tile_module(p: Problem, tile: Tile) -> IRModule:
     x_stage, w_stage = bm * bk, bn * bk
     down, across = bm // tm, bn // tn
     quads = max(vec // 4, 1)
-    assert bm % pass_rows == 0 and bn % pass_rows == 0 and threads >= bm, (tile, vec)
+    assert all(size % pass_rows == 0 for size in (bm, bn)), (tile, vec)
+    assert threads >= bm, tile
 
     lists_depth = p.channels_in > 0 and p.groups == 1
     pitch = p.channels // vec
@@ -123,7 +124,7 @@ def tile_module(p: Problem, tile: Tile) -> IRModule:
         bias_arg: T.handle,
         out_arg: T.handle,
         logits_arg: T.handle,
-    ):
+    ) -> None:
         lead = T.int32()
         x = T.match_buffer(x_arg, sized(lead, p.x_dims), dtype, align=16)
         rows = T.match_buffer(rows_arg, (batch_of(p, lead) * (pixels + 1) + 1,), "int32")

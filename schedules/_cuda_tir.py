@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 from tvm import tirx
 from tvm.ir import IRModule
@@ -12,7 +12,7 @@ from tvm.script import tirx as T
 from laudc.schedules._cuda_problem import Problem
 
 Item = TypeVar("Item")
-Number = tirx.Expr | int
+Number: TypeAlias = tirx.Expr | int
 
 
 def argument_names(p: Problem) -> list[str]:

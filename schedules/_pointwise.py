@@ -6,6 +6,7 @@ the vectors from being vectors, and cost more than the memory does.
 
 from __future__ import annotations
 
+import struct
 from typing import TYPE_CHECKING, Any
 
 from laudc.errors import BuildError
@@ -58,7 +59,7 @@ def pointwise(name: str, x: Expr, kind: str) -> Expr:
 def _f32(value: float) -> Any:
     from tvm import tirx
 
-    return tirx.const(value, "float32")
+    return tirx.const(struct.unpack("f", struct.pack("f", value))[0], "float32")  # rounded here, or compilers warn
 
 
 def _at_least(x: Expr, low: float) -> Expr:

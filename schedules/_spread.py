@@ -7,26 +7,27 @@ cuda    every vector of the map -> a thread                               sample
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from laudc.schedules._kernel import Index, Kernel
-from laudc.schedules.base import Work
+from laudc.schedules.base import Choice
 from laudc.types import DTYPE_BYTES
 
 if TYPE_CHECKING:
     from laudc.targets import Target
 
 THREADS = 256
+_BLOCKS_PER_SM = 8
 _CPU_LANES = 16
 _WORTH_PARALLEL = 1 << 15
-"""Elements read, below which one core is done before a second one has started (5 to 10 us)."""
+"""Numbers read, below which one core is done before a second one has started (5 to 10 us)."""
 
 
-def worth_parallel(work: Work, cost: int = 1) -> bool:
-    """Whether a second CPU core helps, for `cost` elements read for each one that is made."""
-    return work.results[0].numel * cost >= _WORTH_PARALLEL
+def share_out(target: Target, numbers: int) -> Choice:
+    """The choice of every kernel here: whether the cores of a CPU share the work, for so many numbers read."""
+    return {"parallel": int(target.kind == "cpu" and numbers >= _WORTH_PARALLEL)}
 
 
 def lanes(extent: int, dtype: str, target: Target, *, most: int = 4) -> int:
@@ -55,10 +56,33 @@ def spread_flat(kernel: Kernel, count: Index, *, vector: int, parallel: bool) ->
         with kernel.parallel("step", count) if parallel else kernel.serial("step", count) as step:
             yield step * vector
         return
-    with kernel.thread("blockIdx.x", (count + THREADS - 1) // THREADS) as block, kernel.thread("threadIdx.x", THREADS) as thread:
+    with (
+        kernel.thread("blockIdx.x", (count + THREADS - 1) // THREADS) as block,
+        kernel.thread("threadIdx.x", THREADS) as thread,
+    ):
         step = block * THREADS + thread
         with kernel.when(step < count):
             yield step * vector
+
+
+@contextmanager
+def spread_short(kernel: Kernel, count: Any, *, most: Index) -> Iterator[Any]:
+    """One turn of a GPU's thread for each number below `count`, which the host does not know but to be <= `most`.
+
+    No more threads than the device holds at once: blocks that find nothing to do would cost more than the work.
+    """
+    from tvm import tirx
+
+    resident = kernel.target.sm_count * _BLOCKS_PER_SM
+    blocks = tirx.min((most + THREADS - 1) // THREADS, resident)
+    with (
+        kernel.thread("blockIdx.x", blocks) as block,
+        kernel.thread("threadIdx.x", THREADS) as thread,
+        kernel.serial("turn", tirx.truncdiv(count + blocks * THREADS - 1, blocks * THREADS)) as turn,
+    ):
+        at = (turn * blocks + block) * THREADS + thread
+        with kernel.when(at < count):
+            yield at
 
 
 @contextmanager
@@ -84,10 +108,17 @@ def _on_gpu(kernel: Kernel, outer: list[int], steps: int) -> Iterator[tuple[Any,
         yield (sample, *unravel(block * threads + thread, size))
 
 
-def unravel(place: Any, size: list[int]) -> tuple[Any, ...]:
+def unravel(place: Any, size: Sequence[int]) -> tuple[Any, ...]:
     """The index of the `place`-th element of an array of that size."""
     index: list[Any] = []
     for extent in reversed(size):
         index.insert(0, place % extent)
         place = place // extent
     return tuple(index)
+
+
+def divided(number: Any, by: int) -> tuple[Any, Any]:
+    """Quotient and remainder of what is never negative, where the compiler cannot know that."""
+    from tvm import tirx
+
+    return tirx.truncdiv(number, by), tirx.truncmod(number, by)

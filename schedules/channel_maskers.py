@@ -14,7 +14,7 @@ from laudc.ops.channel_masker import ChannelMaskerSpec
 from laudc.schedules._kernel import Kernel, Memory
 from laudc.schedules._pointwise import pointwise
 from laudc.schedules._reduce import TEAMS, add_run, add_share, over_lanes, over_team, zeros
-from laudc.schedules._spread import lanes, spread
+from laudc.schedules._spread import lanes, share_out, spread
 from laudc.schedules.base import Choice, Lowered, Schedule, Work
 from laudc.types import TensorType
 
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from laudc.targets import Target
 
 _WARP = 32
-_WORTH_PARALLEL = 1 << 16
-"""Multiply-accumulates, below which a second core of a CPU comes too late."""
 
 
 class ChannelMaskersSchedule(Schedule):
@@ -36,6 +34,9 @@ class ChannelMaskersSchedule(Schedule):
         if work.dtype not in ("float32", "float16"):
             return f"it decides on float32 and float16, not on {work.dtype}"
         return None
+
+    def choices(self, work: Work, target: Target) -> tuple[Choice, ...]:
+        return (share_out(target, work.spec.macs(work.operands)),)
 
     def pack(self, work: Work, choice: Choice, weights: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
         """Both layers in float32, the second one as keep minus drop."""
@@ -56,7 +57,7 @@ class ChannelMaskersSchedule(Schedule):
 
         spec = work.spec
         assert isinstance(spec, ChannelMaskerSpec)
-        parallel = spec.macs(work.operands) >= _WORTH_PARALLEL
+        parallel = bool(choice["parallel"])
         with Kernel(target) as kernel:
             x = kernel.operand("x", work.operands[0])
             weight1 = kernel.argument("weight1", (spec.hidden, spec.channels), "float32")
@@ -64,7 +65,9 @@ class ChannelMaskersSchedule(Schedule):
             weight2 = kernel.argument("weight2", (spec.decisions, spec.hidden), "float32")
             bias2 = kernel.argument("bias2", (spec.decisions,), "float32")
             hidden = kernel.operand("hidden", self.workspace(work, choice)[0])
-            mask, logits = (kernel.operand(name, type_) for name, type_ in zip(("mask", "logits"), work.results, strict=True))
+            mask, logits = (
+                kernel.operand(name, type_) for name, type_ in zip(("mask", "logits"), work.results, strict=True)
+            )
             pooled = kernel.flat(x, kernel.batch, spec.channels)
 
             def keep_hidden(b: Any, unit: Any, value: Any) -> None:

@@ -13,21 +13,26 @@ import torch
 from torch import Tensor
 
 from laudc.schedules._cuda_problem import Problem, matrix_of, meaningless, problem_of
+from laudc.schedules._cuda_tiles import Candidate, arch_number, ranked
 from laudc.schedules.base import Choice, Lowered, Schedule, Work
 
 if TYPE_CHECKING:
     from laudc.targets import Target
 
-TILES: tuple[Choice, ...] = (
-    {"bm": 128, "bn": 64, "tm": 8, "tn": 4, "bk": 16},
-    {"bm": 64, "bn": 64, "tm": 8, "tn": 4, "bk": 16},
-    {"bm": 64, "bn": 64, "tm": 4, "tn": 4, "bk": 32},
-    {"bm": 64, "bn": 32, "tm": 4, "tn": 4, "bk": 32},
-    {"bm": 64, "bn": 16, "tm": 4, "tn": 4, "bk": 32},
-    {"bm": 32, "bn": 32, "tm": 4, "tn": 4, "bk": 32},
-    {"bm": 16, "bn": 64, "tm": 4, "tn": 4, "bk": 32},
+TILES = tuple(
+    Candidate(choice={"bm": bm, "bn": bn, "tm": tm, "tn": tn, "bk": bk}, speed=speed)
+    for bm, bn, tm, tn, bk, speed in (
+        (128, 64, 8, 4, 16, 100),
+        (64, 64, 8, 4, 16, 97),
+        (64, 80, 8, 5, 16, 95),
+        (64, 64, 4, 4, 32, 85),
+        (64, 32, 4, 4, 32, 70),
+        (64, 16, 4, 4, 32, 50),
+        (32, 32, 4, 4, 32, 60),
+        (16, 64, 4, 4, 32, 50),
+    )
 )
-"""Rows x columns of a block, of a thread, and the depth of a step; the larger tiles first."""
+"""Rows x columns of a block, of a thread, and the depth of a step."""
 
 STRIPS: tuple[Choice, ...] = ({"tall": 4}, {"tall": 2}, {"tall": 1})
 """Rows a thread sums where the groups are too thin for a tile."""
@@ -52,11 +57,7 @@ class ConvSimt(Schedule):
         p = problem_of(work)
         if _is_thin(p):
             return STRIPS
-        columns = p.group_columns + p.masker
-        fitting = [tile for tile in TILES if tile["bn"] < 2 * columns or tile["bn"] == THINNEST_TILE]
-        enough = [tile for tile in fitting if _blocks(p, tile) >= target.sm_count]
-        default = enough[0] if enough else max(fitting, key=lambda tile: _blocks(p, tile))
-        return (default, *(tile for tile in fitting if tile is not default))
+        return ranked(p, TILES, target.sm_count)
 
     def build(self, work: Work, target: Target, choice: Choice) -> Lowered:
         from laudc.schedules._cuda_simt_direct import Strip, direct_module
@@ -73,18 +74,8 @@ class ConvSimt(Schedule):
         return (packed, weights["bias"].float().contiguous()) if "bias" in weights else (packed,)
 
 
-def arch_number(target: Target) -> int:
-    """62 of "sm_62", 90 of "sm_90a"."""
-    return int(target.arch.removeprefix("sm_").rstrip("af"))
-
-
 def _is_thin(p: Problem) -> bool:
     return p.groups > 1 and min(p.group_columns, p.group_channels) < THINNEST_TILE
-
-
-def _blocks(p: Problem, tile: Choice) -> int:
-    rows = p.batch * -(-p.pixels // tile["bm"]) if p.per_sample else -(-p.capacity // tile["bm"])
-    return rows * p.groups * -(-(p.group_columns + p.masker) // tile["bn"])
 
 
 SCHEDULE = ConvSimt()

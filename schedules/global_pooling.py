@@ -1,8 +1,8 @@
 """The mean over the whole map, channels side by side.
 
-    cpu     a few channels at a time, row by row
-    cuda    a block takes 32 threads of channels and up to 256 positions, 8 at a time; where the map is larger,
-            `splits` blocks leave their sums in a workspace and a second launch adds those
+cpu     a few channels at a time, row by row
+cuda    a block takes 32 threads of channels and up to 256 positions, 8 at a time; where the map is larger,
+        `splits` blocks leave their sums in a workspace and a second launch adds those
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from laudc.schedules._kernel import Kernel, Memory, stored_shape
 from laudc.schedules._reduce import zeros
-from laudc.schedules._spread import THREADS, spread, worth_parallel
+from laudc.schedules._spread import THREADS, share_out, spread
 from laudc.schedules.base import Choice, Lowered, Schedule, Work
 from laudc.types import DTYPE_BYTES, TensorType
 
@@ -35,7 +35,8 @@ class GlobalPoolingSchedule(Schedule):
 
     def choices(self, work: Work, target: Target) -> tuple[Choice, ...]:
         _, height, width, _ = stored_shape(work.operands[0])
-        return ({"splits": -(-height * width // _POSITIONS) if target.kind == "cuda" else 1},)
+        splits = -(-height * width // _POSITIONS) if target.kind == "cuda" else 1
+        return ({**share_out(target, work.operands[0].numel), "splits": splits},)
 
     def workspace(self, work: Work, choice: Choice) -> tuple[TensorType, ...]:
         """The sums of the parts of the map."""
@@ -50,7 +51,7 @@ class GlobalPoolingSchedule(Schedule):
             made = kernel.operand("made", work.results[0])
             means = kernel.flat(made, kernel.batch, channels)
             if not kernel.on_gpu:
-                _on_cpu(kernel, work, x, means)
+                _on_cpu(kernel, work, x, means, parallel=bool(choice["parallel"]))
             elif parts:
                 _on_gpu(kernel, work, x, parts[0], choice["splits"])
                 _add_parts(kernel, work, parts[0], means, choice["splits"])
@@ -59,10 +60,10 @@ class GlobalPoolingSchedule(Schedule):
         return kernel.lowered()
 
 
-def _on_cpu(kernel: Kernel, work: Work, x: Memory, means: Memory) -> None:
+def _on_cpu(kernel: Kernel, work: Work, x: Memory, means: Memory, *, parallel: bool) -> None:
     _, height, width, channels = stored_shape(work.operands[0])
     vector = math.gcd(channels, 64)
-    with spread(kernel, (channels // vector, 1), vector=1, parallel=worth_parallel(work, height * width)) as (b, part, _):
+    with spread(kernel, (channels // vector, 1), vector=1, parallel=parallel) as (b, part, _):
         c = part * vector
         total = zeros(kernel, "total", vector)
         with kernel.serial("i", height) as i:

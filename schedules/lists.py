@@ -1,8 +1,8 @@
 """The row list and the channel list, in ascending order on every machine (the formats are in laudc/ops/_lists.py).
 
-    cpu     a sample at a time: count, then write where it begins
-    cuda    a block a sample: thread t takes the t-th run of neighbours, and a scan over the threads' counts says
-            where each begins to write. For the row list one launch more, ahead, counts every sample (if several)
+cpu     a sample at a time: count, then write where it begins
+cuda    a block a sample: thread t takes the t-th run of neighbours, and a scan over the threads' counts says
+        where each begins to write. For the row list one launch more, ahead, counts every sample (if several)
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from laudc.ops.row_list import RowListSpec
 from laudc.schedules._kernel import Kernel, Memory
-from laudc.schedules._spread import worth_parallel
+from laudc.schedules._spread import share_out
 from laudc.schedules.base import Choice, Lowered, Schedule, Work
 from laudc.types import TensorType
 
@@ -30,6 +30,9 @@ class ListsSchedule(Schedule):
         wanted = "uint8" if isinstance(work.spec, RowListSpec) else "float32"
         return None if work.dtype == wanted else f"it lists {wanted} decisions, not {work.dtype}"
 
+    def choices(self, work: Work, target: Target) -> tuple[Choice, ...]:
+        return (share_out(target, work.operands[0].numel),)
+
     def build(self, work: Work, target: Target, choice: Choice) -> Lowered:
         units = math.prod(work.operands[0].shape[1:])
         lists_rows = isinstance(work.spec, RowListSpec)
@@ -39,7 +42,7 @@ class ListsSchedule(Schedule):
                 counts = kernel.argument("counts", (kernel.batch,), "int32")
                 made = kernel.argument("made", (kernel.batch + 1 + kernel.batch * units,), "int32")
                 make_rows = _rows_on_gpu if kernel.on_gpu else _rows_on_cpu
-                make_rows(kernel, kernel.flat(x, kernel.batch, units), counts, made, units, worth_parallel(work))
+                make_rows(kernel, kernel.flat(x, kernel.batch, units), counts, made, units, bool(choice["parallel"]))
             else:
                 made = kernel.operand("made", work.results[0])
                 make_channels = _channels_on_gpu if kernel.on_gpu else _channels_on_cpu

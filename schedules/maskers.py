@@ -16,7 +16,7 @@ from laudc.ops.patch_decision import PatchDecisionSpec
 from laudc.ops.patch_masker import PatchMaskerSpec
 from laudc.schedules._kernel import Kernel, Memory, stored_shape
 from laudc.schedules._reduce import TEAMS, add_run, add_share, over_lanes, over_team, zeros
-from laudc.schedules._spread import lanes, spread, worth_parallel
+from laudc.schedules._spread import lanes, share_out, spread
 from laudc.schedules.base import Choice, Lowered, Schedule, Work
 from laudc.types import TensorType
 
@@ -68,7 +68,8 @@ class MaskersSchedule(Schedule):
     def choices(self, work: Work, target: Target) -> tuple[Choice, ...]:
         whole = _Patches.of(work, 1)
         rows = max(1, _BAND // (whole.side[1] * whole.channels))
-        return ({"bands": -(-whole.side[0] // min(rows, whole.side[0]))},)
+        bands = -(-whole.side[0] // min(rows, whole.side[0]))
+        return ({**share_out(target, work.operands[0].numel), "bands": bands},)
 
     def pack(self, work: Work, choice: Choice, weights: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
         """Keep minus drop: one column of weights and one bias, float32."""
@@ -92,7 +93,9 @@ class MaskersSchedule(Schedule):
                 weight = kernel.argument("weight", (cut.channels,), "float32")
                 bias = kernel.argument("bias", (1,), "float32")
             parts = [kernel.operand("parts", type_) for type_ in self.workspace(work, choice)]
-            mask, logits = (kernel.operand(name, type_) for name, type_ in zip(("mask", "logits"), work.results, strict=True))
+            mask, logits = (
+                kernel.operand(name, type_) for name, type_ in zip(("mask", "logits"), work.results, strict=True)
+            )
             rows = kernel.flat(x, kernel.batch, cut.height, cut.width * cut.channels)
 
             def decide(b: Any, p: Any, q: Any, total: Any) -> None:
@@ -105,7 +108,7 @@ class MaskersSchedule(Schedule):
                     decide(b, unit // cut.grid[1], unit % cut.grid[1], total)
 
             sum_up = _sums_on_gpu if kernel.on_gpu else _sums_on_cpu
-            sum_up(kernel, work, cut, rows, weight, finish)
+            sum_up(kernel, work, cut, rows, weight, finish, bool(choice["parallel"]))
             if parts:
                 with spread(kernel, cut.grid, vector=1, parallel=False) as (b, p, q):
                     total = zeros(kernel, "total", 1)
@@ -115,9 +118,10 @@ class MaskersSchedule(Schedule):
         return kernel.lowered()
 
 
-def _sums_on_cpu(kernel: Kernel, work: Work, cut: _Patches, rows: Memory, weight: Memory | None, finish: Any) -> None:
+def _sums_on_cpu(
+    kernel: Kernel, work: Work, cut: _Patches, rows: Memory, weight: Memory | None, finish: Any, parallel: bool
+) -> None:
     vector = lanes(cut.channels, work.dtype, kernel.target)
-    parallel = worth_parallel(work, cut.side[0] * cut.side[1] * cut.channels)
     units = math.prod(cut.grid) * cut.bands
     with spread(kernel, (units, 1), vector=1, parallel=parallel) as (b, unit, _):
         sums = zeros(kernel, "sums", vector)
@@ -125,12 +129,18 @@ def _sums_on_cpu(kernel: Kernel, work: Work, cut: _Patches, rows: Memory, weight
         with kernel.serial("row", count) as row, kernel.serial("column", columns) as column:
             start = begin + column * cut.channels
             add_run(
-                kernel, sums, vector, cut.channels // vector, lambda c: _term(rows, b, first + row, start + c, weight, c)
+                kernel,
+                sums,
+                vector,
+                cut.channels // vector,
+                lambda c: _term(rows, b, first + row, start + c, weight, c),
             )
         finish(b, unit, over_lanes(sums, vector))
 
 
-def _sums_on_gpu(kernel: Kernel, work: Work, cut: _Patches, rows: Memory, weight: Memory | None, finish: Any) -> None:
+def _sums_on_gpu(
+    kernel: Kernel, work: Work, cut: _Patches, rows: Memory, weight: Memory | None, finish: Any, parallel: bool
+) -> None:
     vector = lanes(cut.channels, work.dtype, kernel.target)
     team = 32 if cut.rows * cut.side[1] * cut.channels <= _SMALL else 128
     abreast = TEAMS // team
@@ -176,7 +186,9 @@ def _term(rows: Memory, b: Any, row: Any, at: Any, weight: Memory | None, c: Any
     return value if weight is None else value * weight[c]
 
 
-def _decide(cut: _Patches, results: tuple[Memory, Memory], bias: Memory | None, at: tuple[Any, Any, Any], total: Any) -> None:
+def _decide(
+    cut: _Patches, results: tuple[Memory, Memory], bias: Memory | None, at: tuple[Any, Any, Any], total: Any
+) -> None:
     from tvm import tirx
 
     _, p, q = at

@@ -1,4 +1,8 @@
-"""Masks over pixels: pixel_mask spreads decisions over their patches, needed_region grows a mask by a kernel's reach."""
+"""Masks over pixels.
+
+pixel_mask       decisions -> all the pixels of their patches
+needed_region    the outputs that are wanted -> the inputs that a convolution reads for them
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,7 @@ from laudc.ops._geometry import patch_size
 from laudc.ops.needed_region import NeededRegionSpec
 from laudc.ops.pixel_mask import PixelMaskSpec
 from laudc.schedules._kernel import Kernel, Memory
-from laudc.schedules._spread import spread, worth_parallel
+from laudc.schedules._spread import share_out, spread
 from laudc.schedules.base import Choice, Lowered, Schedule, Work
 
 if TYPE_CHECKING:
@@ -23,33 +27,39 @@ class MasksSchedule(Schedule):
         wanted = "float32" if isinstance(work.spec, PixelMaskSpec) else "uint8"
         return None if work.dtype == wanted else f"it reads {wanted} decisions, not {work.dtype}"
 
+    def choices(self, work: Work, target: Target) -> tuple[Choice, ...]:
+        taps = work.spec.kernel[0] * work.spec.kernel[1] if isinstance(work.spec, NeededRegionSpec) else 1
+        return (share_out(target, work.results[0].numel * taps),)
+
     def build(self, work: Work, target: Target, choice: Choice) -> Lowered:
+        parallel = bool(choice["parallel"])
         with Kernel(target) as kernel:
             x = kernel.operand("x", work.operands[0])
             made = kernel.operand("made", work.results[0])
             if isinstance(work.spec, PixelMaskSpec):
-                _pixel_mask(kernel, work, work.spec, x, made)
+                _pixel_mask(kernel, work.spec, x, made, parallel=parallel)
             else:
                 assert isinstance(work.spec, NeededRegionSpec)
-                _needed_region(kernel, work, work.spec, x, made)
+                _needed_region(kernel, work, work.spec, x, made, parallel=parallel)
         return kernel.lowered()
 
 
-def _pixel_mask(kernel: Kernel, work: Work, spec: PixelMaskSpec, x: Memory, made: Memory) -> None:
+def _pixel_mask(kernel: Kernel, spec: PixelMaskSpec, x: Memory, made: Memory, *, parallel: bool) -> None:
     from tvm import tirx
 
     side = [patch_size(spec.granularity, extent) for extent in spec.map_size]
-    with spread(kernel, spec.map_size, vector=1, parallel=worth_parallel(work)) as (b, i, j):
+    with spread(kernel, spec.map_size, vector=1, parallel=parallel) as (b, i, j):
         made[b, i, j] = (x[b, i // side[0], j // side[1]] != tirx.const(0, "float32")).astype("uint8")
 
 
-def _needed_region(kernel: Kernel, work: Work, spec: NeededRegionSpec, x: Memory, made: Memory) -> None:
-    """Input (i, j) is needed where a tap (r, s) and a wanted output (p, q) meet in it: i = stride*p - pad + r*dilation."""
+def _needed_region(
+    kernel: Kernel, work: Work, spec: NeededRegionSpec, x: Memory, made: Memory, *, parallel: bool
+) -> None:
+    """Input i is needed where a tap r and a wanted output p meet in it: i = stride*p - padding + dilation*r."""
     from tvm import tirx
 
     _, out_height, out_width = work.operands[0].shape
     top, _, left, _ = spec.padding
-    parallel = worth_parallel(work, spec.kernel[0] * spec.kernel[1])
     with spread(kernel, spec.map_size, vector=1, parallel=parallel) as (b, i, j):
         needed = kernel.local("needed", 1, "uint8")
         needed[0] = tirx.const(0, "uint8")

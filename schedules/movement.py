@@ -1,8 +1,8 @@
 """What only moves numbers: gather and scatter along the row list, flatten.
 
-    gather     x (B, H, W, C)  ->  row i of the matrix: the taps of the i-th listed output
-    scatter    row i of the matrix  ->  the i-th listed pixel; all others zero
-    flatten    x (B, H, W, C)  ->  (B, C*H*W)
+gather     x (B, H, W, C)  ->  row i of the matrix: the taps of the i-th listed output
+scatter    row i of the matrix  ->  the i-th listed pixel; all others zero
+flatten    x (B, H, W, C)  ->  (B, C*H*W)
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from laudc.ops.gather import GatherSpec
 from laudc.ops.scatter import ScatterSpec
 from laudc.schedules._kernel import Kernel, Memory, stored_shape
-from laudc.schedules._spread import THREADS, lanes, spread, spread_flat, worth_parallel
+from laudc.schedules._spread import divided, lanes, share_out, spread, spread_flat, spread_short, unravel
 from laudc.schedules.base import Choice, Lowered, Schedule, Work
 from laudc.types import DTYPE_BYTES
 
@@ -33,19 +33,23 @@ class MovementSchedule(Schedule):
     def refuse(self, work: Work, target: Target) -> str | None:
         return None if work.dtype in DTYPE_BYTES else f"it does not move {work.dtype}"
 
+    def choices(self, work: Work, target: Target) -> tuple[Choice, ...]:
+        return (share_out(target, work.results[0].numel),)
+
     def build(self, work: Work, target: Target, choice: Choice) -> Lowered:
+        parallel = bool(choice["parallel"])
         with Kernel(target) as kernel:
             match work.spec:
                 case GatherSpec():
-                    _gather(kernel, work, work.spec)
+                    _gather(kernel, work, work.spec, parallel=parallel)
                 case ScatterSpec():
-                    _scatter(kernel, work, work.spec)
+                    _scatter(kernel, work, work.spec, parallel=parallel)
                 case _:
-                    _flatten(kernel, work)
+                    _flatten(kernel, work, parallel=parallel)
         return kernel.lowered()
 
 
-def _gather(kernel: Kernel, work: Work, spec: GatherSpec) -> None:
+def _gather(kernel: Kernel, work: Work, spec: GatherSpec, *, parallel: bool) -> None:
     from tvm import tirx
 
     _, height, width, channels = stored_shape(work.operands[0])
@@ -56,10 +60,11 @@ def _gather(kernel: Kernel, work: Work, spec: GatherSpec) -> None:
     rows = kernel.argument("rows", (kernel.batch + 1 + kernel.batch * pixels,), "int32")
     made = kernel.argument("made", (kernel.batch * pixels, work.results[0].shape[1]), work.dtype)
     steps = (*spec.kernel, channels // vector)
-    with _listed(kernel, rows, pixels, steps, parallel=worth_parallel(work)) as (place, row, r, s, step):
-        b, pixel = row // pixels, row % pixels
-        i = pixel // spec.map_size[1] * spec.stride[0] + r * spec.dilation[0] - top
-        j = pixel % spec.map_size[1] * spec.stride[1] + s * spec.dilation[1] - left
+    with _listed(kernel, rows, pixels, steps, parallel=parallel) as (place, row, r, s, step):
+        b, pixel = divided(row, pixels)
+        down, across = divided(pixel, spec.map_size[1])
+        i = down * spec.stride[0] + r * spec.dilation[0] - top
+        j = across * spec.stride[1] + s * spec.dilation[1] - left
         column = ((r * spec.kernel[1] + s) * (channels // vector) + step) * vector
         with kernel.vectorized(vector) as lane:
             inside = tirx.all(i >= 0, i < height, j >= 0, j < width)
@@ -67,7 +72,7 @@ def _gather(kernel: Kernel, work: Work, spec: GatherSpec) -> None:
             made[place, column + lane] = tirx.if_then_else(inside, value, tirx.const(0, work.dtype))
 
 
-def _scatter(kernel: Kernel, work: Work, spec: ScatterSpec) -> None:
+def _scatter(kernel: Kernel, work: Work, spec: ScatterSpec, *, parallel: bool) -> None:
     from tvm import tirx
 
     pixels, channels = math.prod(spec.map_size), work.operands[0].shape[1]
@@ -75,13 +80,17 @@ def _scatter(kernel: Kernel, work: Work, spec: ScatterSpec) -> None:
     x = kernel.argument("x", (kernel.batch * pixels, channels), work.dtype)
     rows = kernel.argument("rows", (kernel.batch + 1 + kernel.batch * pixels,), "int32")
     made = kernel.flat(kernel.operand("made", work.results[0]), kernel.batch * pixels * channels)
-    steps, parallel = channels // vector, worth_parallel(work)
-    with spread_flat(kernel, kernel.batch * (pixels * steps), vector=vector, parallel=parallel) as begin:
-        with kernel.vectorized(vector) as lane:
-            made[begin + lane] = tirx.const(0, work.dtype)
-    with _listed(kernel, rows, pixels, (steps,), parallel=parallel) as (place, row, step):
-        with kernel.vectorized(vector) as lane:
-            made[(row * steps + step) * vector + lane] = x[place, step * vector + lane]
+    steps = channels // vector
+    with (
+        spread_flat(kernel, kernel.batch * (pixels * steps), vector=vector, parallel=parallel) as begin,
+        kernel.vectorized(vector) as lane,
+    ):
+        made[begin + lane] = tirx.const(0, work.dtype)
+    with (
+        _listed(kernel, rows, pixels, (steps,), parallel=parallel) as (place, row, step),
+        kernel.vectorized(vector) as lane,
+    ):
+        made[(row * steps + step) * vector + lane] = x[place, step * vector + lane]
 
 
 @contextmanager
@@ -89,33 +98,32 @@ def _listed(
     kernel: Kernel, rows: Memory, pixels: int, steps: tuple[int, ...], *, parallel: bool
 ) -> Iterator[tuple[Any, ...]]:
     """One turn for each step of each listed row: (its place in the list, the row, *the step)."""
-    from laudc.schedules._spread import unravel
-
     count, begin, turns = rows[kernel.batch], kernel.batch + 1, math.prod(steps)
     if not kernel.on_gpu:
-        with kernel.parallel("place", count) if parallel else kernel.serial("place", count) as place:
-            with kernel.serial("turn", turns) as turn:
-                yield (place, rows[begin + place], *unravel(turn, list(steps)))
+        with (
+            kernel.parallel("place", count) if parallel else kernel.serial("place", count) as place,
+            kernel.serial("turn", turns) as turn,
+        ):
+            yield (place, rows[begin + place], *unravel(turn, steps))
         return
-    blocks = (kernel.batch * (pixels * turns) + THREADS - 1) // THREADS
-    with kernel.thread("blockIdx.x", blocks) as block, kernel.thread("threadIdx.x", THREADS) as thread:
-        at = block * THREADS + thread
-        with kernel.when(at < count * turns):
-            yield (at // turns, rows[begin + at // turns], *unravel(at % turns, list(steps)))
+    with spread_short(kernel, count * turns, most=kernel.batch * (pixels * turns)) as at:
+        place, turn = divided(at, turns)
+        yield (place, rows[begin + place], *unravel(turn, steps))
 
 
-def _flatten(kernel: Kernel, work: Work) -> None:
+def _flatten(kernel: Kernel, work: Work, *, parallel: bool) -> None:
     shape = stored_shape(work.operands[0])
     x = kernel.operand("x", work.operands[0])
     made = kernel.operand("made", work.results[0])
-    parallel = worth_parallel(work)
     if len(shape) != 4 or shape[1] * shape[2] == 1:
         sample = math.prod(shape[1:])
         vector = lanes(sample, work.dtype, kernel.target, most=_WIDEST)
         source, result = (kernel.flat(memory, kernel.batch * sample) for memory in (x, made))
-        with spread_flat(kernel, kernel.batch * (sample // vector), vector=vector, parallel=parallel) as begin:
-            with kernel.vectorized(vector) as lane:
-                result[begin + lane] = source[begin + lane]
+        with (
+            spread_flat(kernel, kernel.batch * (sample // vector), vector=vector, parallel=parallel) as begin,
+            kernel.vectorized(vector) as lane,
+        ):
+            result[begin + lane] = source[begin + lane]
         return
     _, height, width, channels = shape
     with spread(kernel, (channels, height, width), vector=1, parallel=parallel) as (b, c, i, j):

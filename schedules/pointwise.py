@@ -14,7 +14,7 @@ from laudc.ops.mask_channels import MaskChannelsSpec
 from laudc.ops.mask_rows import MaskRowsSpec
 from laudc.schedules._kernel import Kernel, Memory, stored_shape
 from laudc.schedules._pointwise import pointwise
-from laudc.schedules._spread import lanes, spread, spread_flat, worth_parallel
+from laudc.schedules._spread import lanes, share_out, spread, spread_flat
 from laudc.schedules.base import Choice, Lowered, Schedule, Work
 
 if TYPE_CHECKING:
@@ -32,15 +32,19 @@ class PointwiseSchedule(Schedule):
             return f"it does not know the function {_function(work.spec)!r}"
         return None
 
+    def choices(self, work: Work, target: Target) -> tuple[Choice, ...]:
+        return (share_out(target, work.results[0].numel),)
+
     def build(self, work: Work, target: Target, choice: Choice) -> Lowered:
+        parallel = bool(choice["parallel"])
         with Kernel(target) as kernel:
             pairs = zip(work.spec.operands, work.operands, strict=True)
             operands = [kernel.operand(name, type_) for name, type_ in pairs]
             made = kernel.operand("made", work.results[0])
             if isinstance(work.spec, MaskRowsSpec | MaskChannelsSpec):
-                _mask(kernel, work, *operands, made)
+                _mask(kernel, work, operands[0], operands[1], made, parallel=parallel)
             else:
-                _combine(kernel, work, operands, made)
+                _combine(kernel, work, operands, made, parallel=parallel)
         return kernel.lowered()
 
 
@@ -50,14 +54,14 @@ def _function(spec: Spec) -> str:
     return spec.activation if isinstance(spec, AddSpec) else "none"
 
 
-def _combine(kernel: Kernel, work: Work, operands: list[Memory], made: Memory) -> None:
+def _combine(kernel: Kernel, work: Work, operands: list[Memory], made: Memory, *, parallel: bool) -> None:
     """The function of the sum of the operands, whatever their rank: all of them lie alike."""
     sample = math.prod(work.results[0].shape[1:])
     vector = lanes(sample, work.dtype, kernel.target)
     views = [kernel.flat(memory, kernel.batch * sample) for memory in (*operands, made)]
     count = kernel.batch * (sample // vector)
     with (
-        spread_flat(kernel, count, vector=vector, parallel=worth_parallel(work)) as begin,
+        spread_flat(kernel, count, vector=vector, parallel=parallel) as begin,
         kernel.vectorized(vector) as lane,
     ):
         first, *others = (view[begin + lane].astype("float32") for view in views[:-1])
@@ -65,14 +69,14 @@ def _combine(kernel: Kernel, work: Work, operands: list[Memory], made: Memory) -
         views[-1][begin + lane] = value.astype(work.dtype)
 
 
-def _mask(kernel: Kernel, work: Work, x: Memory, mask: Memory, made: Memory) -> None:
+def _mask(kernel: Kernel, work: Work, x: Memory, mask: Memory, made: Memory, *, parallel: bool) -> None:
     """The map times the decision over each position, or over each channel."""
     spec, size = work.spec, stored_shape(work.operands[0])[1:]
     vector = lanes(size[-1], work.dtype, kernel.target)
     if isinstance(spec, MaskChannelsSpec) and kernel.on_gpu and spec.group > 1:
         vector = lanes(spec.group, work.dtype, kernel.target)  # one decision for the whole vector
     with (
-        spread(kernel, size, vector=vector, parallel=worth_parallel(work)) as (b, i, j, c),
+        spread(kernel, size, vector=vector, parallel=parallel) as (b, i, j, c),
         kernel.vectorized(vector) as lane,
     ):
         if isinstance(spec, MaskRowsSpec):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from laudc.ops.avg_pool import AvgPoolSpec
 from laudc.ops.max_pool import MaxPoolSpec
 from laudc.schedules._kernel import Kernel, stored_shape
-from laudc.schedules._spread import lanes, spread, worth_parallel
+from laudc.schedules._spread import lanes, share_out, spread
 from laudc.schedules.base import Choice, Lowered, Schedule, Work
 
 if TYPE_CHECKING:
@@ -25,6 +25,9 @@ class PoolingSchedule(Schedule):
             return f"it pools float32 and float16, not {work.dtype}"
         return None
 
+    def choices(self, work: Work, target: Target) -> tuple[Choice, ...]:
+        return (share_out(target, work.results[0].numel * _taps(work)),)
+
     def build(self, work: Work, target: Target, choice: Choice) -> Lowered:
         from tvm import tirx
 
@@ -33,12 +36,11 @@ class PoolingSchedule(Schedule):
         takes_maximum = isinstance(spec, MaxPoolSpec)
         _, height, width, channels = stored_shape(work.operands[0])
         vector = lanes(channels, work.dtype, target)
-        taps = spec.kernel[0] * spec.kernel[1]
         with Kernel(target) as kernel:
             x = kernel.operand("x", work.operands[0])
             made = kernel.operand("made", work.results[0])
             size = stored_shape(work.results[0])[1:]
-            with spread(kernel, size, vector=vector, parallel=worth_parallel(work, taps)) as (b, i, j, c):
+            with spread(kernel, size, vector=vector, parallel=bool(choice["parallel"])) as (b, i, j, c):
                 pooled = kernel.local("pooled", vector)
                 with kernel.vectorized(vector) as lane:
                     pooled[lane] = tirx.const(float("-inf") if takes_maximum else 0.0, "float32")
@@ -57,6 +59,11 @@ class PoolingSchedule(Schedule):
                     value = pooled[lane] if count is None else pooled[lane] / count
                     made[b, i, j, c + lane] = value.astype(work.dtype)
         return kernel.lowered()
+
+
+def _taps(work: Work) -> int:
+    assert isinstance(work.spec, MaxPoolSpec | AvgPoolSpec)
+    return work.spec.kernel[0] * work.spec.kernel[1]
 
 
 def _maximum(so_far: Expr, value: Expr) -> Expr:

@@ -110,7 +110,9 @@ def build(kernel: Kernel) -> Binary:
                 executable = tvm.compile(lowered.module, target=target, **pipeline)
     except (tvm.TVMError, RuntimeError, ValueError) as error:
         line = str(error).strip().splitlines()[-1]
-        raise BuildError(f"TVM does not compile {kernel.symbol}: {line}", "report it with the network's name") from error
+        raise BuildError(
+            f"TVM does not compile {kernel.symbol}: {line}", "report it with the network's name"
+        ) from error
     library = _linked(executable)
     if kernel.target.kind == "cpu":
         return Binary(source=lowered.module.script(), library=library, cubin=b"")
@@ -166,7 +168,12 @@ def _feed(
     root = str(Path(laudc.schedules.__file__).parent.parent.parent)
     paths = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
     with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": paths}
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": paths},
     ) as worker:
         assert worker.stdin is not None
         assert worker.stdout is not None

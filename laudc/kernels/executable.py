@@ -90,7 +90,11 @@ class _Planner:
                 decided[key] = (self._value(mask), self._value(logits))
         image = Value(type=input_type(self._program), offset=offsets[(self._nodes[0].name, 0)])
         return Executable(
-            steps=steps, arena_bytes=arena_bytes, image=image, output=self._value(cast(fx.Node, result)), decided=decided
+            steps=steps,
+            arena_bytes=arena_bytes,
+            image=image,
+            output=self._value(cast(fx.Node, result)),
+            decided=decided,
         )
 
     # ---- which buffer a value lies in
@@ -205,5 +209,3 @@ def _first_gap(taken: list[tuple[int, int]], size: int) -> int:
 def value_bytes(executable: Executable) -> int:
     """What all values would take without sharing; the arena takes `arena_bytes`."""
     return sum(result.type.nbytes for step in executable.steps for result in step.results)
-
-

@@ -40,7 +40,9 @@ class Kernel:
             "results": [[list(type_.shape), type_.dtype] for type_ in self.work.results],
             "batch": self.batch,
             "choice": dict(self.choice),
-            "target": {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self.target).items()},
+            "target": {
+                key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self.target).items()
+            },
         }
 
     @classmethod
@@ -107,7 +109,9 @@ def choose(work: Work, target: Target, *, batch: int) -> Kernel:
             return Kernel(schedule=name, work=work, batch=batch, choice=choice, target=target)
         reasons.append(f"{name}: {reason}")
     why = "; ".join(reasons) or "no schedule serves it"
-    raise BuildError(f"no kernel for {work.spec} on {target.name} ({why})", "leave that part static, or add a file to schedules/")
+    raise BuildError(
+        f"no kernel for {work.spec} on {target.name} ({why})", "leave that part static, or add a file to schedules/"
+    )
 
 
 def _at_batch_one(type_: TensorType, batch: int) -> TensorType:

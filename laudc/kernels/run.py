@@ -23,7 +23,10 @@ from laudc.types import TensorType
 Function = Callable[..., object]
 
 _TORCH = {"float32": torch.float32, "float16": torch.float16, "int32": torch.int32, "uint8": torch.uint8}
-_POISON_FLOAT, _POISON_BYTE = float("nan"), 0xFF
+_POISON_BYTE = 0xFF
+"""A float of such bytes is NaN."""
+
+Watch = Callable[[Step, tuple[Tensor, ...], tuple[Tensor, ...]], None]
 
 
 class Runner:
@@ -51,19 +54,37 @@ class Runner:
             decided = {key: (mask.clone(), logits.clone()) for key, (mask, logits) in self._decided.items()}
             return _logical(self._output).clone(memory_format=torch.contiguous_format), decided
 
+    def trace(self, x: Tensor, masks: Mapping[str, Tensor], watch: Watch) -> None:
+        """A run in which every call writes over poison, and `watch` sees its operands and results (copies on the
+        CPU, in their logical shape; an operand that is updated in place as it was before)."""
+        with self._lock:
+            _logical(self._image).copy_(x)
+            for step, (function, arguments) in zip(self.executable.steps, self._calls, strict=True):
+                in_place = len(step.operands) < len(step.op.spec.operands)
+                read = (*step.operands, *step.results) if in_place else step.operands
+                operands = tuple(self.value(value) for value in read)
+                if not in_place:
+                    for value in step.results:
+                        self._bytes(value).fill_(_POISON_BYTE)
+                function(*arguments)
+                watch(step, operands, tuple(self.value(value) for value in step.results))
+                if step.masker in masks:
+                    self._decided[step.masker][0].copy_(masks[step.masker])
+
     def poison(self) -> None:
         """Fill every buffer with NaN, so that a value nobody computed shows."""
         self._arena.fill_(_POISON_BYTE)
 
     def value(self, value: Value) -> Tensor:
-        """A copy of a value as it stands after the last call, in its logical shape."""
-        return _logical(self._view(value)).clone()
+        """A copy on the CPU of a value as it stands, in its logical shape."""
+        return _logical(self._view(value)).to("cpu", copy=True)
 
     def _bind(self, step: Step, function: Function) -> tuple[Function, tuple[Tensor, ...]]:
         kernel = step.kernel
         weights = {name: _as_plain(tensor) for name, tensor in named_weights(step).items()}
         packed = kernel.plan.pack(kernel.work, kernel.choice, weights)
-        constants = tuple(tensor.to(self._device).contiguous() for tensor in packed)
+        # clones, because kernels load whole vectors: what is read from a file may lie anywhere
+        constants = tuple(tensor.clone(memory_format=torch.contiguous_format).to(self._device) for tensor in packed)
         views = [self._view(value) for value in step.operands]
         spaces = [self._view(value) for value in step.workspaces]
         results = [self._view(value) for value in step.results]
@@ -71,9 +92,10 @@ class Runner:
 
     def _view(self, value: Value) -> Tensor:
         """The bytes of a value, in the shape that kernels see: a map is channels-last."""
-        kind, shape = _TORCH[value.type.dtype], stored_shape(value.type)
-        piece = self._arena[value.offset : value.offset + value.type.nbytes]
-        return piece.view(kind).view(shape)
+        return self._bytes(value).view(_TORCH[value.type.dtype]).view(stored_shape(value.type))
+
+    def _bytes(self, value: Value) -> Tensor:
+        return self._arena[value.offset : value.offset + value.type.nbytes]
 
 
 def stored_shape(type_: TensorType) -> tuple[int, ...]:
@@ -108,20 +130,15 @@ def load_functions(binaries: Mapping[str, Binary], *, device: str) -> dict[str, 
     with tempfile.TemporaryDirectory() as folder:
         for key, binary in binaries.items():
             if on_gpu and not binary.cubin:
-                raise BuildError(binary.note or "a kernel has no device code", "compile it again where a CUDA compiler is")
+                raise BuildError(
+                    binary.note or "a kernel has no device code", "compile it again where a CUDA compiler is"
+                )
             path = Path(folder) / f"{key}.so"
             path.write_bytes(binary.library)
             if on_gpu:
                 _offer_cubin(binary.cubin)
             functions[key] = cast(Function, tvm_ffi.load_module(str(path))["kernel"])
-            if on_gpu:
-                _touch(functions[key])
     return functions
-
-
-def _touch(function: Function) -> None:
-    """Device code is compiled when a module's function is first looked up."""
-    assert callable(function)
 
 
 def _offer_cubin(cubin: bytes) -> None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import cast
 
 import torch
 from torch import fx, nn
+from torch.fx.node import Argument
 
+from laudc.ops._masker import Masker
 from laudc.ops.base import Op
 from laudc.program import Block, Program, elements, insert_op
 
@@ -33,27 +36,28 @@ class Paradigm(ABC):
         """Put the masker behind the block's entry and the mask where it acts."""
 
 
-def call_masker(program: Program, block: Block, name: str, op: Op, x: fx.Node, masks: fx.Node) -> fx.Node:
+def call_masker(program: Program, block: Block, name: str, op: Masker, x: fx.Node, masks: fx.Node) -> fx.Node:
     """Insert the masker behind x; the value that comes back is its decisions."""
     graph = program.graph.graph
-    with graph.inserting_after(x):
+    with graph.inserting_after(later(x, masks)):
         masker = insert_op(program, f"{block.name}.{name}", op, (x,), block=block.name)
     masker.args = (x, masks)
     mask, logits = elements(masker, "mask", "logits")
     output = graph.output_node()
-    result, decided = output.args[0]  # type: ignore[misc]  # set by insert_maskers
-    output.args = ((result, {**decided, op.key: (mask, logits)}),)  # type: ignore[dict-item]  # as above
+    result, decided = cast(tuple[fx.Node, dict[str, Argument]], output.args[0])  # set by insert_maskers
+    output.args = ((result, {**decided, op.key: (mask, logits)}),)
     return mask
 
 
 def mask_value(program: Program, value: fx.Node, op: Op, mask: fx.Node, block: Block) -> None:
     """Let every reader of `value` read it masked."""
-    with program.graph.graph.inserting_after(_later(value, mask)):
+    with program.graph.graph.inserting_after(later(value, mask)):
         masked = insert_op(program, f"{value.name}_{mask.name}", op, (value, mask), block=block.name)
     value.replace_all_uses_with(masked, delete_user_cb=lambda user: user is not masked)
 
 
-def _later(first: fx.Node, second: fx.Node) -> fx.Node:
+def later(first: fx.Node, second: fx.Node) -> fx.Node:
+    """The one that the graph computes last."""
     return second if first < second else first
 
 

@@ -11,7 +11,7 @@ from torch import nn
 from laudc.ops.channel_masker import ChannelMasker, ChannelMaskerSpec
 from laudc.ops.global_pool import GlobalPool, GlobalPoolSpec
 from laudc.ops.mask_channels import MaskChannels, MaskChannelsSpec
-from laudc.paradigms.base import Paradigm, call_masker, mask_value, seeded
+from laudc.paradigms.base import Paradigm, call_masker, later, mask_value, seeded
 from laudc.program import Block, Program, insert_op, type_of
 
 _KEEP_BIAS, _DROP_BIAS = 2.0, -2.0
@@ -44,7 +44,7 @@ class Channel(Paradigm):
         bias = torch.cat([torch.full((decisions,), _KEEP_BIAS), torch.full((decisions,), _DROP_BIAS)])
         masker.register_parameter("bias2", nn.Parameter(bias))
         masks = next(node for node in program.nodes if node.target == "masks")
-        with program.graph.graph.inserting_after(entry):
+        with program.graph.graph.inserting_after(later(entry, masks)):
             pooled = insert_op(
                 program, f"{block.name}.masker_pool", GlobalPool(GlobalPoolSpec()), (entry,), block=block.name
             )

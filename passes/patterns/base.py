@@ -39,7 +39,8 @@ class Region:
     def conv(self, node: fx.Node) -> Conv2dSpec:
         """The spec of a node known to be a convolution."""
         op = self.program.op(node)
-        assert op is not None and isinstance(op.spec, Conv2dSpec), node
+        assert op is not None, node
+        assert isinstance(op.spec, Conv2dSpec), node
         return op.spec
 
     def convs(self, path: tuple[fx.Node, ...]) -> tuple[Conv2dSpec, ...]:
@@ -79,7 +80,7 @@ class ConvChain(Pattern):
     """For each convolution "1x1" or "any"."""
 
     def match(self, region: Region) -> Match | str:
-        wanted = tuple(["conv2d", *["activation", "conv2d"] * (len(self.kernels) - 1)])
+        wanted = ("conv2d", *["activation", "conv2d"] * (len(self.kernels) - 1))
         for branch, shortcut in (region.paths, region.paths[::-1]):
             if region.signature(branch) == wanted and region.signature(shortcut) in PROJECTIONS:
                 break

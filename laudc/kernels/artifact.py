@@ -1,0 +1,240 @@
+"""What a .laud file means: a converted network to train or compile, or a compiled one to run.
+
+Both hold the converted graph and its weights. A compiled file adds the target, the options, the lowered text and the
+kernels. It is lowered again when it is loaded (the passes are deterministic) and the text must come out the same, so
+there is one source of truth; the kernels are built again from their specs and recorded tiles, or come from this
+user's cache, unless the caller trusts the file's own binaries.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from laudc import __version__
+from laudc.compiled import CompiledModel, Lowering, lower
+from laudc.dynamic_model import DynamicModel
+from laudc.errors import ArtifactError, InputError, LaudcError
+from laudc.kernels.archive import read_archive, refuse_existing, write_archive
+from laudc.kernels.build import Binary, build_all
+from laudc.kernels.cpu_features import detect_cpu
+from laudc.kernels.graph_file import graph_json, program_from, weight_bytes
+from laudc.kernels.kernel import Kernel
+from laudc.plan import Plan
+from laudc.program import Program
+from laudc.targets import Target
+
+__all__ = ["Description", "describe", "load", "load_converted", "refuse_existing", "save"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Description:
+    """What a file says of itself."""
+
+    kind: str
+    """ "converted" or "compiled"."""
+    manifest: dict[str, Any]
+    graph: dict[str, Any]
+    lowered: str
+    """The lowered program's text; empty before it is compiled."""
+    members: tuple[tuple[str, int], ...]
+    """Names and sizes in bytes."""
+
+
+def save(path: Path, model: DynamicModel | CompiledModel, *, force: bool = False) -> None:
+    """Write the file, whole or not at all; an existing one only with `force`."""
+    refuse_existing(path, force)
+    if isinstance(model, DynamicModel):
+        program, manifest = model.program, {"kind": "converted", "plan": model.plan.to_json()}
+        extra: dict[str, bytes] = {}
+    else:
+        program = model.lowering.converted
+        manifest = {"kind": "compiled", "plan": model.plan and model.plan.to_json(), **_compiled_manifest(model)}
+        extra = {"lowered.txt": model.lowering.lowered.text().encode(), **_kernel_members(model)}
+    members = {"graph.json": json.dumps(graph_json(program)).encode(), "weights.safetensors": weight_bytes(program)}
+    write_archive(path, {"versions": _versions(), **manifest}, members | extra)
+
+
+def _versions() -> dict[str, str]:
+    found = {"laudc": __version__, "python": platform.python_version()}
+    for name in ("torch", "apache-tvm", "apache-tvm-ffi"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "unknown"
+    return found
+
+
+def _compiled_manifest(model: CompiledModel) -> dict[str, Any]:
+    steps = model.lowering.executable.steps
+    kernels = {step.kernel.symbol: _kernel_facts(step.kernel, model.binaries[step.kernel.key]) for step in steps}
+    return {
+        "target": {
+            key: list(value) if isinstance(value, tuple) else value for key, value in asdict(model.target).items()
+        },
+        "shape": list(model.shape),
+        "dtype": model.dtype,
+        "without": list(model.without),
+        "lowered": model.lowering.lowered.digest,
+        "cpu": _cpu_facts() if model.target.kind == "cpu" else None,
+        "arena_bytes": model.lowering.executable.arena_bytes,
+        "passes": [asdict(step) for step in model.lowering.steps],
+        "kernels": kernels,
+        "steps": [
+            {
+                "name": s.name,
+                "block": s.block,
+                "kernel": s.kernel.symbol,
+                "schedule": s.kernel.schedule,
+                "choice": dict(s.kernel.choice),
+            }
+            for s in steps
+        ],
+    }
+
+
+def _kernel_facts(kernel: Kernel, binary: Binary) -> dict[str, Any]:
+    return {
+        "key": kernel.key,
+        "schedule": kernel.schedule,
+        "spec": str(kernel.work.spec),
+        "choice": dict(kernel.choice),
+        "registers": binary.registers,
+        "spill_bytes": binary.spill_bytes,
+        "note": binary.note,
+    }
+
+
+def _cpu_facts() -> dict[str, Any]:
+    cpu = detect_cpu()
+    return {"name": cpu.name, "triple": cpu.triple, "features": list(cpu.features)}
+
+
+def _kernel_members(model: CompiledModel) -> dict[str, bytes]:
+    suffix = "cu" if model.target.kind == "cuda" else "py"
+    members: dict[str, bytes] = {}
+    for step in model.lowering.executable.steps:
+        binary, stem = model.binaries[step.kernel.key], f"kernels/{step.kernel.symbol}"
+        members[f"{stem}.{suffix}"] = binary.source.encode()
+        members[f"{stem}.so"] = binary.library
+        if binary.cubin:
+            members[f"{stem}.cubin"] = binary.cubin
+    return members
+
+
+def describe(path: Path) -> Description:
+    """What the file holds, without building anything; damage is found all the same."""
+    manifest, members = read_archive(path)
+    return Description(
+        kind=str(manifest["kind"]),
+        manifest=manifest,
+        graph=json.loads(members["graph.json"]),
+        lowered=members.get("lowered.txt", b"").decode(),
+        members=tuple((name, len(content)) for name, content in members.items()),
+    )
+
+
+def load_converted(path: Path) -> DynamicModel:
+    """The trainable model of an uncompiled file; InputError for a compiled one."""
+    found = load(path, only="converted")
+    assert isinstance(found, DynamicModel)
+    return found
+
+
+def load(path: Path, *, trust: bool = False, only: str = "") -> DynamicModel | CompiledModel:
+    """The model in the file. `trust` uses the binaries inside it instead of building the kernels again."""
+    manifest, members = read_archive(path, kernels=trust)
+    kind = manifest.get("kind")
+    if only and kind != only:
+        raise InputError(f"{path} is {kind} already", "give the file that `laudc convert` wrote")
+    try:
+        program = program_from(json.loads(members["graph.json"]), members["weights.safetensors"])
+        plan = None if manifest["plan"] is None else Plan.from_json(manifest["plan"])
+        if kind == "converted" and plan is not None:
+            return DynamicModel(program, plan).eval()
+        return _load_compiled(path, manifest, members, program, plan, trust=trust)
+    except LaudcError:
+        raise
+    except (KeyError, TypeError, ValueError) as error:
+        detail = f"{type(error).__name__}: {error}"
+        raise ArtifactError(f"{path} lacks what a {kind} file has ({detail})", "make it again") from error
+
+
+def _load_compiled(
+    path: Path,
+    manifest: Mapping[str, Any],
+    members: Mapping[str, bytes],
+    program: Program,
+    plan: Plan | None,
+    *,
+    trust: bool,
+) -> CompiledModel:
+    facts = {key: tuple(value) if isinstance(value, list) else value for key, value in manifest["target"].items()}
+    target, without = Target(**facts), tuple(manifest["without"])
+    lowering = lower(program, target, shape=tuple(manifest["shape"]), dtype=manifest["dtype"], without=without)
+    if lowering.lowered.digest != manifest["lowered"]:
+        made_by = manifest["versions"]["laudc"]
+        raise ArtifactError(
+            f"{path} was lowered by another laudc ({made_by}, this is {__version__})", "compile it again"
+        )
+    lowering = with_choices(lowering, {step["name"]: (step["schedule"], step["choice"]) for step in manifest["steps"]})
+    kernels = [step.kernel for step in lowering.executable.steps]
+    binaries = _shipped(path, manifest, members, lowering) if trust else build_all(kernels)
+    return CompiledModel(
+        plan=plan, target=target, dtype=manifest["dtype"], without=without, lowering=lowering, binaries=binaries
+    )
+
+
+def with_choices(lowering: Lowering, recorded: Mapping[str, tuple[str, Mapping[str, int]]]) -> Lowering:
+    """The same lowering with other tiles; one whose schedule has changed since keeps its default."""
+    steps = []
+    for step in lowering.executable.steps:
+        schedule, choice = recorded[step.name]
+        if schedule == step.kernel.schedule and dict(choice) != dict(step.kernel.choice):
+            step = replace(step, kernel=replace(step.kernel, choice={str(k): int(v) for k, v in choice.items()}))
+        steps.append(step)
+    return replace(lowering, executable=replace(lowering.executable, steps=tuple(steps)))
+
+
+def _shipped(
+    path: Path, manifest: Mapping[str, Any], members: Mapping[str, bytes], lowering: Lowering
+) -> dict[str, Binary]:
+    """The file's own binaries, for the kernels this laudc would ask for in their place."""
+    if manifest["cpu"] is not None:
+        _refuse_other_cpu(path, manifest["cpu"])
+    names = {step["name"]: str(step["kernel"]) for step in manifest["steps"]}
+    binaries = {}
+    for step in lowering.executable.steps:
+        symbol = names[step.name]
+        if manifest["kernels"][symbol]["key"] != step.kernel.key:
+            raise ArtifactError(
+                f"{path}: its kernels were made by another laudc", "load it without trust, or compile it again"
+            )
+        stem = f"kernels/{symbol}"
+        source = members.get(f"{stem}.cu") or members.get(f"{stem}.py") or b""
+        kept = manifest["kernels"][symbol]
+        binaries[step.kernel.key] = Binary(
+            source=source.decode(),
+            library=members[f"{stem}.so"],
+            cubin=members.get(f"{stem}.cubin", b""),
+            registers=int(kept["registers"]),
+            spill_bytes=int(kept["spill_bytes"]),
+            note=str(kept["note"]),
+        )
+    return binaries
+
+
+def _refuse_other_cpu(path: Path, made_for: Mapping[str, Any]) -> None:
+    cpu = detect_cpu()
+    lacking = sorted(set(made_for["features"]) - set(cpu.features))
+    if lacking or made_for["triple"] != cpu.triple:
+        what = ", ".join(lacking[:3]) or cpu.triple
+        raise ArtifactError(
+            f"{path} was compiled for a {made_for['name']}; this CPU lacks {what}",
+            "load it without trust: kernels are then built for this CPU",
+        )

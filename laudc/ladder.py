@@ -1,0 +1,280 @@
+"""The equality ladder: the same numbers, with the work skipped, shown step by step.
+
+    1  static      all masks one == the static network
+    2  lowered     dense and masked == the lowered reference, given the same decisions
+    3  pass        before == after, for each pass
+    4  kernel      each kernel == its reference, on what it really gets
+    5  compiled    the compiled network == dense and masked, given the same decisions
+    6  decisions   its own decisions == the reference's, but for logits nearer to zero than rounding
+    7  file        what is loaded from a file == what was written to it
+
+Rungs 1 to 3 need no kernels. The first that fails is the last one returned. A value that is not finite fails.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from laudc import pipeline
+from laudc.compiled import CompiledModel
+from laudc.dynamic_model import DynamicModel, mask_shapes
+from laudc.errors import EqualityError, InputError
+from laudc.kernels.executable import Step
+from laudc.ops._masker import Masker
+from laudc.ops.base import Op
+from laudc.passes import Pass
+from laudc.plan import Plan
+from laudc.program import Program, input_type, program_for
+from laudc.rates import stratified_masks
+
+_NETWORK_BAR = 1e-4
+_KERNEL_BAR = 1e-5
+_HALF_BAR = 2e-3
+_MARGIN = {"float32": 1e-3, "float16": 5e-2}
+"""A decision may differ where the logit is nearer to zero than this share of the largest."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rung:
+    """One comparison. `error` is the largest difference over the largest magnitude of what was expected."""
+
+    name: str
+    where: str
+    error: float
+    bar: float
+    note: str = ""
+
+    @property
+    def passed(self) -> bool:
+        return self.error <= self.bar
+
+
+Progress = Callable[[Rung], None]
+
+
+def climb(
+    model: DynamicModel | CompiledModel,
+    *,
+    rates: Sequence[float] = (0.0, 0.1, 0.5, 1.0),
+    batch: int | None = None,
+    progress: Progress | None = None,
+) -> tuple[Rung, ...]:
+    """The rungs up to the first that fails. Random images and masks, seeded; a different mask for every sample."""
+    rungs = []
+    with torch.no_grad():
+        for rung in _rungs(model, rates, batch):
+            rungs.append(rung)
+            if progress:
+                progress(rung)
+            if not rung.passed:
+                break
+    return tuple(rungs)
+
+
+def require(rungs: Sequence[Rung]) -> None:
+    """EqualityError naming the first rung that failed."""
+    for rung in rungs:
+        if not rung.passed:
+            raise EqualityError(
+                f"the rung {rung.name!r} fails at {rung.where}: error {rung.error:.1e}, allowed {rung.bar:.1e}",
+                "report it with this file; do not use the network",
+            )
+
+
+def _rungs(model: DynamicModel | CompiledModel, rates: Sequence[float], batch: int | None) -> Iterator[Rung]:
+    if isinstance(model, CompiledModel):
+        if batch not in (None, model.shape[0]):
+            raise InputError(f"the network was compiled for batch {model.shape[0]}", "verify it at that batch")
+        program, plan, without = model.lowering.converted, model.plan, model.without
+    else:
+        shape = input_type(model.program).shape
+        program, plan, without = program_for(model.program, (batch or 2, *shape[1:])), model.plan, ()
+    program.graph.eval()
+    image = torch.randn(input_type(program).shape, generator=torch.Generator().manual_seed(1))
+    if plan is not None:
+        yield _static(program, plan, image)
+    masks_by_rate = {rate: _masks(program, plan, rate) for rate in (rates if plan is not None else rates[:1])}
+    for rate, masks in masks_by_rate.items():
+        yield from _lowering(program, image, masks, rate, without)
+    if isinstance(model, CompiledModel):
+        for rate, masks in masks_by_rate.items():
+            yield from _kernels(model, image, masks, rate)
+            yield _compiled(model, program, image, masks, rate)
+        yield from _decisions(model, program, image)
+        yield _file(model, image, masks_by_rate[rates[-1] if plan is not None else rates[0]])
+
+
+def _masks(program: Program, plan: Plan | None, rate: float) -> dict[str, Tensor]:
+    if plan is None:
+        return {}
+    shapes = mask_shapes(program, replace(plan, keep_first=False))
+    return stratified_masks(shapes, batch=input_type(program).shape[0], rate=rate, seed=7)
+
+
+def _relative(found: Tensor, expected: Tensor) -> float:
+    """The largest difference over the largest magnitude; NaN counts as infinitely far."""
+    if not bool(torch.isfinite(found).all()) or not bool(torch.isfinite(expected).all()):
+        return float("inf")
+    scale = expected.abs().max().clamp_min(1e-12) if expected.numel() else torch.tensor(1.0)
+    return float((found - expected).abs().max() / scale) if expected.numel() else 0.0
+
+
+# ---- 1 to 3: on the reference
+
+
+def static_program(program: Program) -> Program:
+    """The network without its masks: every masked value is read as it was."""
+    clone = program.clone()
+    for node, op in list(clone.ops()):
+        if op.spec.name in ("mask_rows", "mask_channels"):
+            node.replace_all_uses_with(node.all_input_nodes[0])
+    output = clone.graph.graph.output_node()
+    if isinstance(output.args[0], tuple):
+        output.args = (output.args[0][0],)
+    for node in reversed(list(clone.nodes)):
+        if node.op != "output" and not node.users and node.target != "x" and node is not next(iter(clone.nodes)):
+            clone.graph.graph.erase_node(node)
+    return clone.finished()
+
+
+def _static(program: Program, plan: Plan, image: Tensor) -> Rung:
+    ones = _masks(program, plan, 1.0)
+    error = _relative(program(image, ones)[0], static_program(program)(image)[0])
+    return Rung(name="static", where="whole network, all masks one", error=error, bar=_NETWORK_BAR)
+
+
+def _lowering(
+    program: Program, image: Tensor, masks: Mapping[str, Tensor], rate: float, without: Sequence[str]
+) -> Iterator[Rung]:
+    expected = program(image, masks)[0]
+    found: list[Rung] = []
+
+    def compare(rewrite: Pass, before: Program, after: Program) -> None:
+        if after is not before:
+            error = _relative(after(image, masks)[0], expected)
+            found.append(Rung(name="pass", where=f"{rewrite.name} at rate {rate:g}", error=error, bar=_NETWORK_BAR))
+
+    lowered, _ = pipeline.run(program, pipeline.lowering(without=without), watch=compare)
+    yield from found
+    error = _relative(lowered(image, masks)[0], expected)
+    yield Rung(name="lowered", where=f"whole network at rate {rate:g}", error=error, bar=_NETWORK_BAR)
+
+
+# ---- 4 to 7: on the kernels
+
+
+def _kernels(model: CompiledModel, image: Tensor, masks: Mapping[str, Tensor], rate: float) -> Iterator[Rung]:
+    """The worst kernel of every operation, each step on the operands it gets in a real run."""
+    worst: dict[str, Rung] = {}
+    bar = _HALF_BAR if model.dtype == "float16" else _KERNEL_BAR
+
+    def compare(step: Step, operands: tuple[Tensor, ...], results: tuple[Tensor, ...]) -> None:
+        error = _kernel_error(step, operands, results, half=model.dtype == "float16")
+        where = f"{step.kernel.symbol} for %{step.name} ({step.block or 'outside the blocks'}) at rate {rate:g}"
+        rung = Rung(name="kernel", where=where, error=error, bar=bar)
+        held = worst.get(step.op.spec.name)
+        if held is None or error > held.error:
+            worst[step.op.spec.name] = rung
+
+    model.runner.trace(image.to(model.target.kind), masks, compare)
+    yield from worst.values()
+
+
+def _kernel_error(step: Step, operands: tuple[Tensor, ...], results: tuple[Tensor, ...], *, half: bool) -> float:
+    reference = _reference(step.op, half=half)
+    made = reference(*(value.float() if value.is_floating_point() else value for value in operands))
+    expected = made if isinstance(made, tuple) else (made,)
+    if isinstance(step.op, Masker):
+        expected = (expected[1],)  # its decisions may differ by rounding; the logits may not
+        results = (results[1],)
+    return max(_defined_error(step.op, found, want, operands) for found, want in zip(results, expected, strict=True))
+
+
+def _reference(op: Op, *, half: bool) -> Op:
+    """The op with the weights that the kernels multiply by: rounded, in a half-precision network."""
+    plain = op.replaced()
+    if half and not isinstance(op, Masker):
+        for name in ("weight",):
+            if name in op.spec.weights():
+                rounded = getattr(op, name).detach().half().float()
+                plain.register_parameter(name, torch.nn.Parameter(rounded))
+    return plain
+
+
+def _defined_error(op: Op, found: Tensor, expected: Tensor, operands: tuple[Tensor, ...]) -> float:
+    """Compares what the operation defines: NaN in the reference marks what nobody may read."""
+    if op.spec.name == "row_list":
+        batch = operands[0].shape[0]
+        used = batch + 1 + int(expected[batch])
+        return 0.0 if torch.equal(found[:used], expected[:used]) else float("inf")
+    if op.spec.name == "channel_list":
+        ahead = torch.arange(expected.shape[1] - 1) < expected[:, :1]
+        used = torch.cat([torch.ones_like(ahead[:, :1]), ahead], 1)
+        return 0.0 if torch.equal(found[used], expected[used]) else float("inf")
+    defined = ~torch.isnan(expected) if expected.is_floating_point() else torch.ones_like(expected, dtype=torch.bool)
+    return _relative(found[defined].float(), expected[defined].float())
+
+
+def _compiled(model: CompiledModel, program: Program, image: Tensor, masks: Mapping[str, Tensor], rate: float) -> Rung:
+    expected = program(image, masks)[0]
+    model.runner.poison()
+    found = _call(model, image, masks)
+    error, bar, note = _relative(found, expected), _NETWORK_BAR, ""
+    if model.dtype == "float16":
+        theirs = _torch_half_error(model, program, image, masks, expected)
+        bar = max(_HALF_BAR, 1.5 * theirs)
+        note = f"torch's own float16: {theirs:.1e}"
+    return Rung(name="compiled", where=f"whole network at rate {rate:g}", error=error, bar=bar, note=note)
+
+
+def _call(model: CompiledModel, image: Tensor, masks: Mapping[str, Tensor]) -> Tensor:
+    return model(image.to(model.target.kind), masks or None).float().cpu()
+
+
+def _torch_half_error(
+    model: CompiledModel, program: Program, image: Tensor, masks: Mapping[str, Tensor], expected: Tensor
+) -> float:
+    """What torch loses on the same network in float16, on the same device."""
+    import copy
+
+    graph = copy.deepcopy(program.graph).to(model.target.kind).half()
+    device = {key: mask.to(model.target.kind) for key, mask in masks.items()}
+    given = (image.to(model.target.kind).half(), device) if masks else (image.to(model.target.kind).half(),)
+    out = graph(*given)
+    found = out[0] if isinstance(out, tuple) else out
+    return _relative(found.float().cpu(), expected)
+
+
+def _decisions(model: CompiledModel, program: Program, image: Tensor) -> Iterator[Rung]:
+    if model.plan is None:
+        return
+    _, decided = program(image, None)
+    model(image.to(model.target.kind), {})
+    for key, (mask, logits) in decided.items():
+        if model.plan.rate is not None:
+            break
+        flipped = model.decisions[key].cpu() != mask
+        margin = _MARGIN[model.dtype] * float(logits.abs().max().clamp_min(1e-12))
+        far = float(logits[flipped].abs().max()) if bool(flipped.any()) else 0.0
+        note = f"{int(flipped.sum())} of {flipped.numel()} flipped"
+        yield Rung(name="decisions", where=key, error=far, bar=margin, note=note)
+        if bool(flipped.any()):
+            break  # what follows saw other values
+
+
+def _file(model: CompiledModel, image: Tensor, masks: Mapping[str, Tensor]) -> Rung:
+    from laudc.kernels.artifact import load, save
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "written.laud"
+        save(path, model)
+        loaded = load(path, trust=model.target.kind == "cuda")
+    assert isinstance(loaded, CompiledModel)
+    error = _relative(_call(loaded, image, masks), _call(model, image, masks))
+    return Rung(name="file", where="written, loaded and run", error=error, bar=0.0)

@@ -1,0 +1,383 @@
+# mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators
+# The functions below are TVMScript: TVM reads their text, Python never runs them.
+"""The implicit GEMM on tensor cores: float16 in, float32 sums, one source for two instructions.
+
+    x, weights --cp.async, 16 bytes--> shared, 128-byte rows, chunk ^ (row % 8) --> wgmma          (sm_90a)
+                                       `stages` deep                            --> ldmatrix + mma.sync (sm_80+)
+    sums + bias --> float16 tile in shared --> + residual, activation --> 16-byte stores at the listed rows
+
+A step of the loop is one tap and 64 channels: one 128-byte line of a row. A table made once a tile holds, per row,
+where its window begins, which taps lie in the image and where its result goes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from tvm.ir import IRModule
+from tvm.script import tirx as T
+
+from laudc.schedules._cuda_epilogue import activated
+from laudc.schedules._cuda_problem import Problem
+from laudc.schedules._cuda_rows import row_at, row_count, tap_bits, tap_down, tap_right, window_start
+from laudc.schedules._cuda_tir import batch_of, module_of, out_shape, run_of, sized
+
+STEP = 64
+"""Channels of one step: 128 bytes."""
+
+_UNIFORM = "__device__ __forceinline__ int warp_uniform(int v) { return __shfl_sync(0xffffffff, v, 0, 32); }\n"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Tile:
+    """bm rows x bn columns a block, in a pipeline of `stages` steps."""
+
+    core: Literal["wgmma", "mma"]
+    bm: int
+    bn: int
+    stages: int
+    warpgroups: int
+    """Of 4 warps each. With wgmma every one owns bm / warpgroups rows."""
+    lag: int = 0
+    """1 keeps one wgmma in flight over the barrier, at the price of a stage."""
+    early: int = 1
+    """Read the residual before (1) or after (0) the loop."""
+    warps_m: int = 2
+    """With mma: warps side by side along the rows; the others along the columns."""
+    stmatrix: bool = False
+    """Whether the chip has the instruction (sm_90 on)."""
+    blocks: int = 0
+    """Blocks of a persistent grid that walks the active tiles; 0: a block a tile."""
+
+    @property
+    def threads(self) -> int:
+        return self.warpgroups * 128
+
+    @property
+    def out_pitch(self) -> int:
+        """Elements between rows of the finished tile in shared memory: 16 bytes more, against bank conflicts."""
+        return self.bn + 8
+
+    @property
+    def shared_bytes(self) -> int:
+        """Stages, or the finished tile where it is larger, and the row table."""
+        stages = self.stages * (self.bm + self.bn) * STEP * 2
+        return max(stages, self.bm * self.out_pitch * 2) + 3 * 4 * self.bm
+
+
+def tensor_core_module(p: Problem, tile: Tile) -> IRModule:
+    """The kernel of a problem with one tile. The weights come padded to whole tiles of columns."""
+    bm, bn, stages, lag, threads, core = tile.bm, tile.bn, tile.stages, tile.lag, tile.threads, tile.core
+    pass_rows = threads // 8
+    x_loads, w_loads = bm // pass_rows, bn // pass_rows
+    x_stage, w_stage, out_pitch = bm * STEP, bn * STEP, tile.out_pitch
+    chunks = p.channels // 8
+    depth_chunks = p.depth // 8
+    blocks_a_tap = p.channels // STEP
+    steps = p.depth // STEP
+    ahead = steps if stages >= steps else stages - 1 - lag
+    column_tiles = -(-p.columns // bn)
+    padded = column_tiles * bn
+    columns, pixels = p.columns, p.pixels
+    added, residual_early = p.residual != "none", tile.early == 1
+
+    # What one warp owns: `tall` blocks of 16 rows, `wide` columns, `apart` rows between its blocks.
+    warps_n = tile.warpgroups * 4 // tile.warps_m
+    tall = bm // (64 * tile.warpgroups) if core == "wgmma" else bm // tile.warps_m // 16
+    wide = bn if core == "wgmma" else bn // warps_n
+    apart = 64 if core == "wgmma" else 16
+    sums = wide // 2
+    line_chunks = wide // 8
+    lines_at_once = 32 // line_chunks
+    lines = 16 // lines_at_once
+    assert all(size % pass_rows == 0 for size in (bm, bn)), tile
+    assert min(ahead, tall, lines) >= 1, tile
+    assert wide % 16 == 0, tile
+
+    copy_x, copy_w = "cp.async.cg.shared.global", "cp.async.cg.shared.global.L2::128B"
+    wgmma = f"wgmma.mma_async.sync.aligned.m64n{bn}k16.f32.f16.f16"
+    mma = "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32"
+    ldmatrix, stmatrix = "ldmatrix.sync.aligned.m8n8.x4.shared.b16", "stmatrix.sync.aligned.m8n8.x4.shared.b16"
+    div, mod, xor = T.truncdiv, T.truncmod, T.bitwise_xor
+
+    def grid(batch):
+        return tile.blocks or column_tiles * ((batch * pixels + bm - 1) // bm)
+
+    def source_of(residual, out):
+        return residual if p.residual == "dense" else out
+
+    def first_row(warp):
+        if core == "wgmma":
+            return div(warp, 4) * (tall * 64) + mod(warp, 4) * 16
+        return mod(warp, tile.warps_m) * (tall * 16)
+
+    def first_column(warp):
+        return 0 if core == "wgmma" else div(warp, tile.warps_m) * wide
+
+    @T.prim_func
+    def kernel(
+        x_arg: T.handle,
+        rows_arg: T.handle,
+        residual_arg: T.handle,
+        weight_arg: T.handle,
+        bias_arg: T.handle,
+        out_arg: T.handle,
+    ) -> None:
+        lead = T.int32()
+        x = T.match_buffer(x_arg, sized(lead, p.x_dims), "float16", align=16)
+        rows = T.match_buffer(rows_arg, (batch_of(p, lead) * (pixels + 1) + 1,), "int32")
+        residual = T.match_buffer(residual_arg, out_shape(p, batch_of(p, lead)), "float16", align=16)
+        weight = T.match_buffer(weight_arg, (padded, p.depth), "float16", align=16)
+        bias = T.match_buffer(bias_arg, (padded,), "float32")
+        out = T.match_buffer(out_arg, out_shape(p, batch_of(p, lead)), "float16", align=16)
+        T.device_entry()
+        block = T.cta_id([grid(batch_of(p, lead))])
+        thread = T.thread_id([threads])
+        batch: T.let = batch_of(p, lead)
+        x_flat = T.decl_buffer((batch * p.height * p.width * p.channels,), "float16", data=x.data)
+        weight_flat = T.decl_buffer((padded * p.depth,), "float16", data=weight.data)
+        added_flat = T.decl_buffer((batch * pixels * columns,), "float16", data=source_of(residual, out).data)
+        out_flat = T.decl_buffer((batch * pixels * columns,), "float16", data=out.data)
+        pool = T.SMEMPool()
+        x_shared = pool.alloc((stages * x_stage,), "float16", align=1024)
+        w_shared = pool.alloc((stages * w_stage,), "float16", align=1024)
+        if stages * (x_stage + w_stage) < bm * out_pitch:
+            pool.move_base_to(bm * out_pitch * 2)
+        start_shared = pool.alloc((bm,), "int32", align=16)
+        taps_shared = pool.alloc((bm,), "int32", align=16)
+        place_shared = pool.alloc((bm,), "int32", align=16)
+        pool.move_base_to(0)
+        out_shared = pool.alloc((bm * out_pitch,), "float16", align=1024)
+        pool.commit()
+        acc = T.alloc_local((tall * sums,), "float32")
+        start = T.alloc_local((x_loads,), "int32")
+        taps = T.alloc_local((x_loads,), "int32")
+        old = T.alloc_local((tall * lines * 8,), "float16")
+        load_step = T.alloc_local((1,), "int32")
+        load_stage = T.alloc_local((1,), "int32")
+        load_tap = T.alloc_local((1,), "int32")
+        load_block = T.alloc_local((1,), "int32")
+        stage = T.alloc_local((1,), "int32")
+        total: T.let = row_count(p, rows, batch)
+
+        @T.inline
+        def make_tile(column_tile, row_tile):
+            if thread < bm:
+                position: T.let = row_tile * bm + thread
+                row: T.let = row_at(p, rows, batch, position, total)
+                start_shared[thread] = window_start(p, position, row)
+                taps_shared[thread] = tap_bits(p, row, position < total)
+                place_shared[thread] = T.if_then_else(position < total, position if p.compact else row, -1)
+            T.cuda.cta_sync()
+            load_row: T.let = div(thread, 8)
+            load_chunk: T.let = mod(thread, 8)
+            # Rows of later passes are a multiple of 8 further: the swizzle is the same for all.
+            slot: T.let = load_row * STEP + xor(load_chunk, mod(load_row, 8)) * 8
+            for i in T.unroll(x_loads):
+                start[i] = start_shared[load_row + i * pass_rows] * chunks + load_chunk
+                taps[i] = taps_shared[load_row + i * pass_rows]
+            w_start: T.let = (column_tile * bn + load_row) * depth_chunks + load_chunk
+            lane: T.let = mod(thread, 32)
+            # One shuffle tells the compiler that all lanes agree, so that descriptors live in uniform registers.
+            warp: T.let = T.cuda.func_call("warp_uniform", div(thread, 32), source_code=_UNIFORM, return_type="int32")
+            my_row: T.let = first_row(warp)
+            my_column: T.let = first_column(warp)
+            load_step[0] = 0
+            load_stage[0] = 0
+            load_tap[0] = 0
+            load_block[0] = 0
+            stage[0] = 0
+
+            @T.inline
+            def load():
+                if load_step[0] < steps:
+                    shift: T.let = (
+                        tap_down(p, load_tap[0]) * p.width + tap_right(p, load_tap[0])
+                    ) * chunks + load_block[0] * 8
+                    for i in T.unroll(x_loads):
+                        T.ptx[copy_x](
+                            x_shared.ptr_to([load_stage[0] * x_stage + slot + i * pass_rows * STEP]),
+                            x_flat.ptr_to([(start[i] + shift) * 8]),
+                            16,
+                            T.Cast("uint32", T.bitwise_and(T.shift_right(taps[i], load_tap[0]), 1) * 16),
+                        )
+                    for i in T.unroll(w_loads):
+                        T.ptx[copy_w](
+                            w_shared.ptr_to([load_stage[0] * w_stage + slot + i * pass_rows * STEP]),
+                            weight_flat.ptr_to([(w_start + i * pass_rows * depth_chunks + load_step[0] * 8) * 8]),
+                            16,
+                        )
+                    load_stage[0] = T.if_then_else(load_stage[0] == stages - 1, 0, load_stage[0] + 1)
+                    load_step[0] = load_step[0] + 1
+                    load_block[0] = load_block[0] + 1
+                    if load_block[0] == blocks_a_tap:
+                        load_block[0] = 0
+                        load_tap[0] = load_tap[0] + 1
+                T.ptx.cp.async_.commit_group()
+
+            @T.inline
+            def read_residual():
+                # Unguarded and all at once, or every read would wait for the store before it.
+                for m in T.unroll(tall):
+                    for i in T.unroll(lines):
+                        place: T.let = place_shared[my_row + m * apart + i * lines_at_once + div(lane, line_chunks)]
+                        at: T.let = column_tile * (bn // 8) + div(my_column, 8) + mod(lane, line_chunks)
+                        for e in T.vectorized(8):
+                            old[(m * lines + i) * 8 + e] = added_flat[
+                                (T.max(place, 0) * (columns // 8) + T.min(at, columns // 8 - 1)) * 8 + e
+                            ]
+
+            for i in T.unroll(tall * sums):
+                acc[i] = T.float32(0)
+            for _ in T.unroll(ahead):
+                load()
+            if added and residual_early:
+                read_residual()
+            if core == "wgmma":
+                x_tile: T.uint64 = 0
+                w_tile: T.uint64 = 0
+                T.cuda.wgmma.encode_matrix_descriptor(
+                    T.address_of(x_tile), x_shared.ptr_to([div(warp, 4) * (tall * 4096)]), 1, 64, 3
+                )
+                T.cuda.wgmma.encode_matrix_descriptor(T.address_of(w_tile), w_shared.ptr_to([0]), 1, 64, 3)
+                for _ in T.serial(steps):
+                    if lag == 0:
+                        T.ptx.wgmma.wait_group.sync.aligned(0)
+                    T.ptx.cp.async_.wait_group(ahead - 1)
+                    T.ptx.fence.proxy.async_.shared__cta()
+                    T.cuda.cta_sync()
+                    if lag == 0:
+                        load()
+                    T.ptx.wgmma.fence.sync.aligned()
+                    for k in T.unroll(4):
+                        for m in T.unroll(tall):
+                            # Offsets in 16-byte units: 32 bytes of depth, 64 rows, a stage[0].
+                            T.ptx[wgmma](
+                                *run_of(acc, m * sums, sums),
+                                x_tile + T.Cast("uint64", stage[0] * (x_stage // 8) + m * 512 + k * 2),
+                                w_tile + T.Cast("uint64", stage[0] * (w_stage // 8) + k * 2),
+                                True,
+                                1,
+                                1,
+                                0,
+                                0,
+                            )
+                    T.ptx.wgmma.commit_group.sync.aligned()
+                    stage[0] = T.if_then_else(stage[0] == stages - 1, 0, stage[0] + 1)
+                    if lag == 1:
+                        T.ptx.wgmma.wait_group.sync.aligned(1)
+                        load()
+                if added and not residual_early:
+                    read_residual()
+                T.ptx.wgmma.wait_group.sync.aligned(0)
+            else:
+                a = T.alloc_local((tall * 4,), "uint32")
+                b = T.alloc_local((wide // 4,), "uint32")
+                a_row: T.let = (my_row + mod(lane, 16)) * STEP
+                b_row: T.let = (my_column + mod(lane, 8) + div(lane, 16) * 8) * STEP
+                a_chunk: T.let = xor(div(lane, 16), mod(lane, 8)) * 8
+                b_chunk: T.let = xor(mod(div(lane, 8), 2), mod(lane, 8)) * 8
+                for _ in T.serial(steps):
+                    T.ptx.cp.async_.wait_group(ahead - 1)
+                    T.cuda.cta_sync()
+                    load()
+                    for k in T.unroll(4):
+                        for m in T.unroll(tall):
+                            T.ptx[ldmatrix](
+                                *run_of(a, m * 4, 4),
+                                x_shared.ptr_to([stage[0] * x_stage + a_row + m * 1024 + xor(a_chunk, k * 16)]),
+                            )
+                        for j in T.unroll(wide // 16):
+                            T.ptx[ldmatrix](
+                                *run_of(b, j * 4, 4),
+                                w_shared.ptr_to([stage[0] * w_stage + b_row + j * 1024 + xor(b_chunk, k * 16)]),
+                            )
+                        for m in T.unroll(tall):
+                            for j in T.unroll(wide // 8):
+                                T.ptx[mma](
+                                    *run_of(acc, m * sums + j * 4, 4),
+                                    *run_of(a, m * 4, 4),
+                                    *run_of(b, j * 2, 2),
+                                    *run_of(acc, m * sums + j * 4, 4),
+                                )
+                    stage[0] = T.if_then_else(stage[0] == stages - 1, 0, stage[0] + 1)
+                if added and not residual_early:
+                    read_residual()
+            T.ptx.cp.async_.wait_group(0)
+            T.cuda.cta_sync()
+
+            pair = T.alloc_local((2,), "float32")
+            packed = T.alloc_local((4,), "uint32")
+            out_words = out_shared.view("uint32")
+            for m in T.unroll(tall):
+                for j in T.unroll(wide // 16):
+                    for q in T.unroll(4):
+                        for e in T.unroll(2):
+                            pair[e] = acc[m * sums + j * 8 + q * 2 + e]
+                            if p.bias:
+                                pair[e] = (
+                                    pair[e]
+                                    + bias[column_tile * bn + my_column + j * 16 + (q // 2) * 8 + mod(lane, 4) * 2 + e]
+                                )
+                            if not added:
+                                pair[e] = activated(p.activation, pair[e])
+                        T.ptx.cvt.rn.f16x2.f32(packed[q], pair[1], pair[0])
+                        if not tile.stmatrix:
+                            out_words[
+                                (
+                                    (my_row + m * apart + div(lane, 4) + (q % 2) * 8) * out_pitch
+                                    + my_column
+                                    + j * 16
+                                    + (q // 2) * 8
+                                )
+                                // 2
+                                + mod(lane, 4)
+                            ] = packed[q]
+                    if tile.stmatrix:
+                        T.ptx[stmatrix](
+                            out_shared.ptr_to(
+                                [
+                                    (my_row + m * apart + mod(lane, 16)) * out_pitch
+                                    + my_column
+                                    + (j * 2 + div(lane, 16)) * 8
+                                ]
+                            ),
+                            packed[0],
+                            packed[1],
+                            packed[2],
+                            packed[3],
+                        )
+            # A warp reads only what it wrote.
+            T.cuda.warp_sync()
+            line = T.alloc_local((8,), "float16")
+            for m in T.unroll(tall):
+                for i in T.unroll(lines):
+                    tile_row: T.let = my_row + m * apart + i * lines_at_once + div(lane, line_chunks)
+                    place: T.let = place_shared[tile_row]
+                    at: T.let = column_tile * (bn // 8) + div(my_column, 8) + mod(lane, line_chunks)
+                    if place >= 0 and at < columns // 8:
+                        for e in T.vectorized(8):
+                            line[e] = out_shared[tile_row * out_pitch + my_column + mod(lane, line_chunks) * 8 + e]
+                        if added:
+                            for e in T.unroll(8):
+                                s: T.float32 = T.Cast("float32", line[e]) + T.Cast(
+                                    "float32", old[(m * lines + i) * 8 + e]
+                                )
+                                line[e] = T.Cast("float16", activated(p.activation, s))
+                        for e in T.vectorized(8):
+                            out_flat[(place * (columns // 8) + at) * 8 + e] = line[e]
+
+        if tile.blocks == 0:
+            if div(block, column_tiles) * bm < total:
+                make_tile(mod(block, column_tiles), div(block, column_tiles))
+        else:
+            turn: T.int32 = block
+            while turn < div(total + bm - 1, bm) * column_tiles:
+                column_tile: T.let = mod(turn, column_tiles)
+                row_tile: T.let = div(turn, column_tiles)
+                make_tile(column_tile, row_tile)
+                T.cuda.cta_sync()
+                turn = turn + tile.blocks
+
+    return module_of(p, kernel)

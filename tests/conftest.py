@@ -1,0 +1,40 @@
+"""What every test may use: golden files, and hypothesis without surprises."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+GOLDEN = Path(__file__).parent / "golden"
+
+# The same examples on every machine, and none fails for being slow.
+settings.register_profile("laudc", derandomize=True, deadline=None, database=None)
+settings.load_profile("laudc")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--update-golden", action="store_true", help="write tests/golden anew instead of comparing")
+
+
+def pytest_configure() -> None:
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        os.environ.setdefault("OMP_NUM_THREADS", "1")  # the workers share the cores, and torch is not there yet
+
+
+@pytest.fixture
+def golden(request: pytest.FixtureRequest) -> Callable[[str], None]:
+    """Compares a text with tests/golden/<name of the test>.txt."""
+    path = GOLDEN / (re.sub(r"\W+", "_", request.node.name).strip("_") + ".txt")
+
+    def compare(text: str) -> None:
+        if request.config.getoption("--update-golden"):
+            path.write_text(text)
+        assert path.exists(), f"there is no {path.name}; run pytest --update-golden and read what it wrote"
+        assert text == path.read_text()
+
+    return compare

@@ -1,0 +1,426 @@
+"""A network becomes a program that computes the same, under the same names, and the user's own stays as it was."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision import models
+
+from laudc.capture import capture
+from laudc.errors import CaptureError, InputError
+from laudc.ops.batch_norm import BatchNorm
+from laudc.program import Program
+from laudc.testing import (
+    TinyNet,
+    conditioned,
+    conv_norm,
+    random_images,
+    relative_error,
+    state_hash,
+    tiny,
+)
+
+LIBRARY: dict[str, Callable[[], nn.Module]] = {
+    "resnet18": lambda: models.resnet18(weights=None),
+    "resnet50": lambda: models.resnet50(weights=None),
+    "resnext50": lambda: models.resnext50_32x4d(weights=None),
+    "wide_resnet50": lambda: models.wide_resnet50_2(weights=None),
+    "dilated_resnet50": lambda: models.resnet50(weights=None, replace_stride_with_dilation=[False, True, True]),
+    "timm_resnet50": lambda: timm.create_model("resnet50"),
+    "timm_resnet26d": lambda: timm.create_model("resnet26d"),
+}
+WITH_NORM_ACT: dict[str, Callable[[], nn.Module]] = {
+    "timm_resnetv2_50": lambda: timm.create_model("resnetv2_50"),
+    "timm_regnetx": lambda: timm.create_model("regnetx_002"),
+    "timm_regnety": lambda: timm.create_model("regnety_002"),
+}
+
+
+def torch_calls(program: Program) -> list[str]:
+    """What is left in torch's own words, elements and constants apart."""
+    return [
+        str(node.target)
+        for node in program.nodes
+        if node.op in ("call_function", "call_method", "call_module") and program.op(node) is None
+    ]
+
+
+def one_line(error: pytest.ExceptionInfo[CaptureError]) -> str:
+    said = str(error.value)
+    assert "\n" not in said
+    return said
+
+
+# ---- hand-written networks: one way of writing each
+
+
+class HandWritten(nn.Module):
+    """A stem, one residual block and a classifier; the subclasses say how they are called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = conv_norm(3, 8, 3)
+        self.first = conv_norm(8, 8, 3)
+        self.second = conv_norm(8, 8, 3)
+        self.classifier = nn.Linear(8, 5)
+
+    def body(self, x: Tensor) -> Tensor:
+        x = F.max_pool2d(F.relu(self.stem(x)), 3, stride=2, padding=1)
+        return F.relu(x + self.second(F.relu(self.first(x))))
+
+    def head(self, x: Tensor) -> Tensor:
+        out: Tensor = self.classifier(F.adaptive_avg_pool2d(x, 1).flatten(1))
+        return out
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.body(x))
+
+
+class TensorMethods(HandWritten):
+    def body(self, x: Tensor) -> Tensor:
+        x = F.max_pool2d(self.stem(x).relu_(), (3, 3), (2, 2), (1, 1))
+        return x.add(self.second(self.first(x).relu())).relu_()
+
+
+class InPlaceAdd(HandWritten):
+    def body(self, x: Tensor) -> Tensor:
+        x = F.max_pool2d(F.relu(self.stem(x), inplace=True), kernel_size=3, stride=2, padding=1)
+        out = self.second(torch.relu(self.first(x)))
+        out += x
+        return F.relu_(out)
+
+
+class AddMethod(HandWritten):
+    def body(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.stem(x))
+        return torch.relu(self.second(torch.relu_(self.first(x))).add_(x))
+
+
+class ViewHead(HandWritten):
+    def head(self, x: Tensor) -> Tensor:
+        pooled = F.adaptive_avg_pool2d(x, (1, 1))
+        out: Tensor = self.classifier(pooled.view(pooled.size(0), -1))
+        return out
+
+
+class ReshapeHead(HandWritten):
+    def head(self, x: Tensor) -> Tensor:
+        out: Tensor = self.classifier(torch.reshape(F.adaptive_avg_pool2d(x, 1), (-1, 8)))
+        return out
+
+
+class FlattenHead(HandWritten):
+    def head(self, x: Tensor) -> Tensor:
+        out: Tensor = self.classifier(torch.flatten(F.adaptive_avg_pool2d(x, 1).contiguous(), 1))
+        return out
+
+
+class MeanHead(HandWritten):
+    def head(self, x: Tensor) -> Tensor:
+        out: Tensor = self.classifier(x.mean([2, 3]))
+        return out
+
+
+class KeptMeanHead(HandWritten):
+    def head(self, x: Tensor) -> Tensor:
+        out: Tensor = self.classifier(torch.mean(x, dim=(-2, -1), keepdim=True).reshape(x.shape[0], -1))
+        return out
+
+
+HAND_WRITTEN: list[type[HandWritten]] = [
+    HandWritten,
+    TensorMethods,
+    InPlaceAdd,
+    AddMethod,
+    ViewHead,
+    ReshapeHead,
+    FlattenHead,
+    MeanHead,
+    KeptMeanHead,
+]
+
+
+# ---- the same network
+
+
+@pytest.mark.parametrize("name", LIBRARY)
+def test_a_library_network_becomes_ops_under_its_own_names(name: str) -> None:
+    model = conditioned(LIBRARY[name])
+    program = capture(model, random_images(1, 3, 64, 64))
+    x = random_images(2, 3, 64, 64, seed=1)
+    with torch.no_grad():
+        # the same torch calls in the same order: not even rounding differs
+        assert relative_error(program(x)[0], model(x)) <= 1e-6
+    assert torch_calls(program) == []
+    assert program.graph.state_dict().keys() == model.state_dict().keys()
+
+
+@pytest.mark.parametrize("make", HAND_WRITTEN)
+def test_a_hand_written_network_becomes_ops_under_its_own_names(make: type[HandWritten]) -> None:
+    model = conditioned(make, size=(16, 16))
+    program = capture(model, random_images(2, 3, 17, 15))
+    x = random_images(2, 3, 17, 15, seed=1)
+    with torch.no_grad():
+        assert relative_error(program(x)[0], model(x)) <= 1e-6
+    assert torch_calls(program) == []
+    assert program.graph.state_dict().keys() == model.state_dict().keys()
+
+
+def test_every_value_of_the_program_has_a_type() -> None:
+    program = capture(tiny(), random_images(2, 3, 37, 45))
+    types = [str(node.meta["types"][0]) for node in program.nodes if node.op != "output"]
+    assert types[0] == "float32[2, 3, 37, 45]"
+    assert types[-1] == "float32[2, 10]"
+
+
+def test_the_program_of_a_small_network_reads_like_this(golden: Callable[[str], None]) -> None:
+    golden(capture(HandWritten().eval(), random_images(2, 3, 17, 15)).text())
+
+
+def test_what_laudc_has_no_op_for_stays_a_torch_node() -> None:
+    class Cosine(HandWritten):
+        def body(self, x: Tensor) -> Tensor:
+            return torch.cos(super().body(x))
+
+    program = capture(Cosine().eval(), random_images(2, 3, 16, 16))
+    assert len(torch_calls(program)) == 1
+    assert "%cos = cos(%relu_2) : float32[2, 8, 8, 8]" in program.text()
+
+
+def test_one_layer_called_twice_is_one_set_of_weights() -> None:
+    class Twice(HandWritten):
+        def body(self, x: Tensor) -> Tensor:
+            x = F.relu(self.stem(x))
+            return F.relu(self.first(F.relu(self.first(x))))
+
+    program = capture(Twice().eval(), random_images(1, 3, 8, 8))
+    calls = [op for node, op in program.ops() if node.target == "first.0"]
+    assert len(calls) == 2
+    assert calls[0] is calls[1]
+
+
+@pytest.mark.parametrize(
+    ("make", "function"),
+    [
+        (nn.ReLU, "relu"),
+        (nn.ReLU6, "relu6"),
+        (nn.SiLU, "silu"),
+        (nn.GELU, "gelu"),
+        (nn.Hardswish, "hardswish"),
+        (nn.Sigmoid, "sigmoid"),
+    ],
+)
+def test_an_activation_module_is_an_op(make: type[nn.Module], function: str) -> None:
+    program = capture(nn.Sequential(nn.Conv2d(3, 4, 1), make()), random_images(1, 3, 5, 5))
+    assert f"activation(function={function})" in program.text()
+
+
+def test_a_default_argument_keeps_its_default() -> None:
+    class Extra(HandWritten):
+        def forward(  # type: ignore[override]
+            self, x: Tensor, mask: Tensor | None = None, scale: int = 2, *rest: Tensor, mode: str = "plain"
+        ) -> Tensor:
+            if mask is not None or mode != "plain":
+                return x
+            out = self.body(x)
+            for _ in range(scale):
+                out = F.relu(out + self.second(F.relu(self.first(out))))
+            return self.head(out)
+
+    model = conditioned(Extra, size=(16, 16))
+    program = capture(model, random_images(2, 3, 16, 16))
+    x = random_images(2, 3, 16, 16, seed=1)
+    with torch.no_grad():
+        assert relative_error(program(x)[0], model(x)) <= 1e-6
+    assert [node.name for node in program.nodes if node.op == "placeholder"] == ["x"]
+
+
+# ---- training
+
+
+@pytest.mark.parametrize("name", ["resnet18", "timm_resnet26d", *WITH_NORM_ACT])
+def test_training_moves_every_norms_statistics_as_the_network_does(name: str) -> None:
+    model = conditioned((LIBRARY | WITH_NORM_ACT)[name])
+    graph = capture(model, random_images(2, 3, 64, 64)).graph.train()
+    before = {key: value.clone() for key, value in graph.state_dict().items()}
+    x = random_images(4, 3, 64, 64, seed=1)
+    with torch.no_grad():
+        graph(x)
+        model.train()(x)
+    moved = graph.state_dict()
+    means = [key for key in moved if key.endswith("running_mean")]
+    assert len(means) == sum(isinstance(module, nn.BatchNorm2d) for module in model.modules())
+    for key, value in model.state_dict().items():
+        torch.testing.assert_close(moved[key], value, atol=1e-6, rtol=1e-5)
+    assert all(not torch.equal(moved[key], before[key]) for key in means)
+
+
+def test_timms_norm_with_activation_is_a_norm_and_an_activation() -> None:
+    program = capture(timm.create_model("resnetv2_50").eval(), random_images(1, 3, 64, 64))
+    norms = [node for node, op in program.ops() if isinstance(op, BatchNorm)]
+    assert len(norms) == 49
+    assert [program.op(next(iter(node.users))).spec.name for node in norms] == ["activation"] * 49  # type: ignore[union-attr]
+
+
+def test_the_users_model_is_not_touched_by_a_train_step() -> None:
+    model = conditioned(TinyNet).train()
+    before = state_hash(model)
+    graph = capture(model, random_images(2, 3, 32, 32)).graph
+    assert state_hash(model) == before
+    optimizer = torch.optim.SGD(graph.parameters(), lr=0.1)
+    graph(random_images(4, 3, 32, 32)).square().sum().backward()
+    optimizer.step()
+    assert state_hash(model) == before
+    assert all(parameter.grad is None for parameter in model.parameters())
+    after = graph.state_dict()
+    assert not torch.equal(after["stem.0.0.weight"], model.state_dict()["stem.0.0.weight"])
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_program_takes_over_the_mode(training: bool) -> None:
+    model = copy.deepcopy(tiny()).train(training)
+    graph = capture(model, random_images(2, 3, 32, 32)).graph
+    assert {module.training for module in graph.modules()} == {training}
+    assert model.training is training
+
+
+def test_the_callers_example_is_not_written() -> None:
+    class WritesItsInput(HandWritten):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x.relu_())
+
+    x = random_images(2, 3, 16, 16)
+    kept = x.clone()
+    program = capture(WritesItsInput().eval(), x)
+    program(x)
+    assert torch.equal(x, kept)
+
+
+# ---- what cannot be read
+
+
+class DependsOnValues(HandWritten):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(x) if x.sum() > 0 else x
+
+
+class LoopsOverImages(HandWritten):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.stack([self.body(image[None])[0] for image in x])
+
+
+class AsksForItsSize(HandWritten):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x[:, :, : int(x.shape[2])])
+
+
+@pytest.mark.parametrize("make", [DependsOnValues, LoopsOverImages, AsksForItsSize])
+def test_control_flow_on_values_is_refused(make: type[HandWritten]) -> None:
+    with pytest.raises(CaptureError, match=f"the forward of {make.__name__} cannot be traced") as error:
+        capture(make().eval(), random_images(2, 3, 16, 16))
+    assert "take control flow that depends on values out of forward" in one_line(error)
+
+
+def test_an_example_with_other_channels_is_refused() -> None:
+    with pytest.raises(CaptureError, match=r"does not run on an input of \[2, 4, 16, 16\]") as error:
+        capture(tiny(), random_images(2, 4, 16, 16))
+    assert "pass example_inputs that fit it" in one_line(error)
+
+
+def test_an_example_that_the_network_asserts_against_is_refused() -> None:
+    class Exact(HandWritten):
+        def forward(self, x: Tensor) -> Tensor:
+            torch._assert(x.shape[2] == 32, "only 32 x 32")
+            return super().forward(x)
+
+    with pytest.raises(CaptureError, match="only 32 x 32"):
+        capture(Exact().eval(), random_images(2, 3, 16, 16))
+
+
+@pytest.mark.parametrize(
+    "example", [torch.zeros(3, 16, 16), torch.zeros(2, 3, 16, 16, dtype=torch.float64), torch.zeros(2, 3)]
+)
+def test_an_example_that_is_no_float_image_batch_is_an_input_error(example: Tensor) -> None:
+    with pytest.raises(InputError, match="give a float32 image batch"):
+        capture(tiny(), example)
+
+
+class TwoInputs(HandWritten):
+    def forward(self, x: Tensor, prompt: Tensor) -> Tensor:  # type: ignore[override]
+        return super().forward(x) + prompt
+
+
+class TwoInputsByName(HandWritten):
+    def forward(self, x: Tensor, *, prompt: Tensor) -> Tensor:  # type: ignore[override]
+        return super().forward(x) + prompt
+
+
+@pytest.mark.parametrize("make", [TwoInputs, TwoInputsByName])
+def test_a_second_input_is_refused_by_name(make: type[HandWritten]) -> None:
+    with pytest.raises(CaptureError, match="needs a second input, prompt; wrap it") as error:
+        capture(make().eval(), random_images(2, 3, 16, 16))
+    one_line(error)
+
+
+class ReturnsTwo(HandWritten):
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        return super().forward(x), x
+
+
+class ReturnsByName(HandWritten):
+    def forward(self, x: Tensor) -> dict[str, Tensor]:  # type: ignore[override]
+        return {"logits": super().forward(x)}
+
+
+@pytest.mark.parametrize(("make", "what"), [(ReturnsTwo, "tuple"), (ReturnsByName, "dict")])
+def test_more_than_one_result_is_refused(make: type[HandWritten], what: str) -> None:
+    with pytest.raises(CaptureError, match=f"the model returns a {what}; wrap it") as error:
+        capture(make().eval(), random_images(2, 3, 16, 16))
+    one_line(error)
+
+
+class ReadsUnderItsOldName(HandWritten):
+    """`normed` changes under the hands of F.relu: torch adds the activated map, the traced text says otherwise."""
+
+    def body(self, x: Tensor) -> Tensor:
+        normed = self.stem(x)
+        active = F.relu(normed, inplace=True)
+        return self.second(active) + normed
+
+
+class AddsIntoAnAlias(HandWritten):
+    def body(self, x: Tensor) -> Tensor:
+        first = F.relu(self.stem(x))
+        total = first
+        total += self.second(first)
+        return self.first(first) + total
+
+
+@pytest.mark.parametrize("make", [ReadsUnderItsOldName, AddsIntoAnAlias])
+def test_an_aliasing_trick_is_refused(make: type[HandWritten]) -> None:
+    with pytest.raises(CaptureError, match="the traced network differs from the module") as error:
+        capture(conditioned(make, size=(16, 16)), random_images(2, 3, 16, 16))
+    assert "changed in place" in one_line(error)
+
+
+def test_a_network_that_overflows_is_refused() -> None:
+    model = HandWritten().eval()
+    nn.init.constant_(model.classifier.weight, torch.inf)
+    with pytest.raises(CaptureError, match="output on the example is not finite"):
+        capture(model, random_images(2, 3, 16, 16))
+
+
+def test_a_network_without_its_layer_is_refused_with_its_own_words() -> None:
+    class Misspelt(HandWritten):
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.claszifier(x)
+            return out
+
+    with pytest.raises(CaptureError, match="has no attribute 'claszifier'"):
+        capture(Misspelt().eval(), random_images(2, 3, 16, 16))

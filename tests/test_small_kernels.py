@@ -1,0 +1,377 @@
+"""The kernels of the small operations against their torch references, and their CUDA source for every generation.
+
+A kernel is compiled once and run at two batch sizes and four rates: the batch is symbolic and lists may be empty.
+Results are poisoned first, and behind each lies a guard that must survive. Half precision is held against the
+reference on the same numbers in single precision, so that only the rounding of the result is forgiven.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import cycle
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from laudc.kernels.cpu_features import detect_cpu
+from laudc.kernels.toolchain import Missing, compile_cubin, find_compiler
+from laudc.ops import OPS
+from laudc.ops._lists import make_row_list
+from laudc.ops._pointwise import POINTWISE
+from laudc.ops.base import Op
+from laudc.schedules import SCHEDULES, Choice, Schedule, Work
+from laudc.targets import TARGETS, Target
+from laudc.types import TensorType
+
+OURS = ("channel-maskers", "global-pooling", "lists", "maskers", "masks", "movement", "pointwise", "pooling")
+GENERATIONS = {"sm_53": "jetson-nano", "sm_86": "rtx3060", "sm_90a": "h200"}
+RATES = (0.0, 0.1, 0.5, 1.0)
+BATCHES = (1, 3)
+GUARD = 64
+POISON = {torch.float32: torch.nan, torch.float16: torch.nan, torch.int32: -77, torch.uint8: 77}
+TORCH = {"float32": torch.float32, "float16": torch.float16, "int32": torch.int32, "uint8": torch.uint8}
+
+
+class Draw:
+    """Random operands, on the CPU."""
+
+    def __init__(self, *, batch: int, rate: float, dtype: str) -> None:
+        self.batch, self.rate, self.dtype = batch, rate, TORCH[dtype]
+        self.rated = False
+        """Whether the rate mattered."""
+        self._generator = torch.Generator().manual_seed(batch * 100 + int(rate * 10))
+
+    def data(self, *shape: int) -> Tensor:
+        return self.floats(*shape).to(self.dtype)
+
+    def floats(self, *shape: int) -> Tensor:
+        return 2 * torch.randn(self.batch, *shape, generator=self._generator) + 0.5
+
+    def decisions(self, *shape: int) -> Tensor:
+        self.rated = True
+        return (torch.rand(self.batch, *shape, generator=self._generator) < self.rate).float()
+
+    def pixels(self, height: int, width: int) -> Tensor:
+        return self.decisions(height, width).to(torch.uint8)
+
+    def rows(self, height: int, width: int) -> Tensor:
+        return make_row_list(self.pixels(height, width))
+
+    def matrix(self, rows: int, columns: int) -> Tensor:
+        return self.data(rows, columns).flatten(0, 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """An operation with operands of one size."""
+
+    op: str
+    fields: dict[str, object]
+    operands: Callable[[Draw], tuple[Tensor, ...]]
+    halves: bool = True
+    """Whether there is a half precision form."""
+
+    def __str__(self) -> str:
+        x = self.operands(Draw(batch=1, rate=1.0, dtype="float32"))[0]
+        fields = [str(value).replace(" ", "") for key, value in self.fields.items() if key != "key"]
+        return "-".join([self.op, "x".join(map(str, x.shape[1:] or x.shape)), *fields])
+
+
+def _cases() -> Iterator[Case]:
+    for function in POINTWISE:
+        yield Case(op="activation", fields={"function": function}, operands=lambda d: (d.data(24, 13, 9),))
+    yield Case(op="activation", fields={"function": "relu"}, operands=lambda d: (d.data(64, 56, 56),))
+    yield Case(op="add", fields={"activation": "relu"}, operands=lambda d: (d.data(5, 13, 9), d.data(5, 13, 9)))
+    yield Case(op="add", fields={"activation": "silu"}, operands=lambda d: (d.data(50), d.data(50)))
+    yield Case(op="mask_rows", fields={"granularity": 4}, operands=lambda d: (d.data(8, 13, 9), d.decisions(4, 3)))
+    yield Case(op="mask_rows", fields={"granularity": 0}, operands=lambda d: (d.data(5, 56, 56), d.decisions(1, 1)))
+    for group in (1, 2, 8):
+        yield Case(
+            op="mask_channels",
+            fields={"group": group},
+            operands=lambda d, group=group: (d.data(24, 13, 9), d.decisions(24 // group)),
+        )
+    for window in (
+        {"kernel": (3, 3), "stride": (2, 2), "padding": (1, 1)},
+        {"kernel": (2, 2), "stride": (2, 2), "ceil_mode": True},
+        {"kernel": (3, 2), "stride": (3, 1), "padding": (1, 1), "ceil_mode": True},
+    ):
+        yield Case(op="max_pool", fields=window | {"dilation": (2, 1)}, operands=lambda d: (d.data(5, 13, 9),))
+        for counted in (True, False):
+            fields = window | {"count_include_pad": counted}
+            yield Case(op="avg_pool", fields=fields, operands=lambda d: (d.data(24, 13, 10),))
+    stem = {"kernel": (3, 3), "stride": (2, 2), "padding": (1, 1)}
+    yield Case(op="max_pool", fields=stem, operands=lambda d: (d.data(16, 56, 56),))
+    for keep_map in (True, False):
+        yield Case(op="global_pool", fields={"keep_map": keep_map}, operands=lambda d: (d.data(24, 13, 9),))
+    yield Case(op="global_pool", fields={}, operands=lambda d: (d.data(72, 56, 56),))
+    yield Case(op="global_pool", fields={}, operands=lambda d: (d.data(5, 3, 2),))
+    for size in ((24, 13, 9), (40, 1, 1), (6, 7)):
+        yield Case(op="flatten", fields={}, operands=lambda d, size=size: (d.data(*size),))
+    for reach in (
+        {},
+        {"kernel": (3, 3), "padding": (1, 1, 1, 1)},
+        {"kernel": (3, 3), "stride": (2, 2), "padding": (0, 1, 0, 1)},
+        {"kernel": (2, 3), "stride": (2, 1), "padding": (1, 0, 2, 0), "dilation": (2, 1)},
+    ):
+        for size, channels in (((13, 9), 5), ((28, 28), 24)):
+            big = _input_size(size, reach)
+            yield Case(
+                op="gather",
+                fields=reach | {"map_size": size},
+                operands=lambda d, size=size, big=big, channels=channels: (d.data(channels, *big), d.rows(*size)),
+            )
+        need = {"kernel": (1, 1)} | reach
+        for size in ((13, 9), (56, 56)):
+            yield Case(
+                op="needed_region",
+                fields=need | {"map_size": _input_size(size, reach)},
+                operands=lambda d, size=size: (d.pixels(*size),),
+                halves=False,
+            )
+    for size, channels in (((13, 9), 5), ((13, 9), 24), ((56, 56), 16)):
+        yield Case(
+            op="scatter",
+            fields={"map_size": size},
+            operands=lambda d, size=size, channels=channels: (d.matrix(size[0] * size[1], channels), d.rows(*size)),
+        )
+    for granularity, grid in ((4, (4, 3)), (0, (1, 1)), (1, (13, 9))):
+        yield Case(
+            op="pixel_mask",
+            fields={"granularity": granularity, "map_size": (13, 9)},
+            operands=lambda d, grid=grid: (d.decisions(*grid),),
+            halves=False,
+        )
+    for size in ((13, 9), (56, 56), (1, 1)):
+        yield Case(op="row_list", fields={}, operands=lambda d, size=size: (d.pixels(*size),), halves=False)
+    for decisions in (1, 7, 64, 700):
+        yield Case(op="channel_list", fields={}, operands=lambda d, n=decisions: (d.decisions(n),), halves=False)
+    for granularity, stride in ((4, 1), (2, 2), (0, 1), (100, 1)):
+        fields = {"key": "m", "granularity": granularity, "stride": stride}
+        for channels, size in ((5, (13, 9)), (96, (56, 56))):
+            yield Case(
+                op="patch_masker",
+                fields=fields | {"channels": channels},
+                operands=lambda d, channels=channels, size=size: (d.data(channels, *size),),
+            )
+        yield Case(op="patch_decision", fields=fields, operands=lambda d: (d.floats(1, 13, 9),), halves=False)
+    for channels, hidden, decisions in ((5, 3, 7), (96, 16, 24), (512, 40, 256)):
+        fields = {"key": "m", "channels": channels, "hidden": hidden, "decisions": decisions}
+        yield Case(op="channel_masker", fields=fields, operands=lambda d, c=channels: (d.data(c, 1, 1),))
+
+
+def _input_size(size: tuple[int, int], reach: dict[str, Any]) -> tuple[int, int]:
+    """A map from which a convolution of that reach makes one of that size."""
+    kernel, stride = reach.get("kernel", (1, 1)), reach.get("stride", (1, 1))
+    top, bottom, left, right = reach.get("padding", (0, 0, 0, 0))
+    dilation = reach.get("dilation", (1, 1))
+    sums = (top + bottom, left + right)
+    down, across = (stride[a] * (size[a] - 1) + dilation[a] * (kernel[a] - 1) + 1 - sums[a] for a in (0, 1))
+    return (down, across)
+
+
+def draws(case: Case, dtype: str) -> Iterator[tuple[Tensor, ...]]:
+    """Operands of every batch size, at every rate if that makes a difference."""
+    for batch in BATCHES:
+        for rate in RATES:
+            draw = Draw(batch=batch, rate=rate, dtype=dtype)
+            yield case.operands(draw)
+            if not draw.rated:
+                break
+
+
+CASES = tuple(_cases())
+SHOWN = tuple({case.op: case for case in CASES}.values())
+"""One case an operation."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """A case at one type, ready to be compiled for a target."""
+
+    op: Op
+    work: Work
+    schedule: Schedule
+    choice: Choice
+
+    @classmethod
+    def of(cls, case: Case, dtype: str, target: Target) -> Prepared:
+        torch.manual_seed(0)
+        kind = OPS[case.op.replace("_", "-")]
+        op = kind.empty(kind.spec_type(**case.fields)).eval()
+        for parameter in op.parameters():
+            torch.nn.init.normal_(parameter, std=parameter.shape[-1] ** -0.5)
+        operands = tuple(map(type_of, case.operands(Draw(batch=BATCHES[-1], rate=1.0, dtype=dtype))))
+        work = Work(spec=op.spec, operands=operands, results=op.spec.results(operands))
+        schedule = next(SCHEDULES[name] for name in OURS if case.op in SCHEDULES[name].ops)
+        assert schedule.refuse(work, target) is None
+        return cls(op=op, work=work, schedule=schedule, choice=schedule.choices(work, target)[0])
+
+    def compiled(self, target: Target) -> Any:
+        """What TVM makes of it."""
+        import tvm
+
+        lowered = self.schedule.build(self.work, target, self.choice)
+        assert [variable.name_hint for variable in lowered.module.functions] == ["kernel"]
+        chosen = tvm.target.Target(detect_cpu().tvm_target_json())
+        if target.kind == "cuda":
+            chosen = tvm.target.Target(target.tvm_target_json(), host="llvm")
+        with tvm.transform.PassContext(config=dict(lowered.config)):
+            return tvm.compile(lowered.module, target=chosen)
+
+    def source(self, target: Target) -> str:
+        """The CUDA text."""
+        return str(self.compiled(target).mod.imports[0].inspect_source())
+
+    def check(self, kernel: Callable[..., object], operands: tuple[Tensor, ...], device: str) -> None:
+        """Run the kernel on these operands and hold it against the reference."""
+        types = tuple(map(type_of, operands))
+        work = Work(spec=self.op.spec, operands=types, results=self.op.spec.results(types))
+        weights = {name: parameter.data for name, parameter in self.op.named_parameters()}
+        packed = [tensor.to(device) for tensor in self.schedule.pack(work, self.choice, weights)]
+        spaces = [guarded(type_, device) for type_ in self.schedule.workspace(work, self.choice)]
+        results = [guarded(type_, device) for type_ in work.results]
+        inputs = [stored(operand).to(device) for operand in operands]
+        kernel(*inputs, *packed, *(view for view, _ in (*spaces, *results)))
+        for view, tail in (*spaces, *results):
+            assert same(tail, torch.full_like(tail, POISON[tail.dtype])), f"{self.op.spec} wrote past {view.shape}"
+        with torch.no_grad():
+            wanted = self.op(*(x.float() if x.dtype == torch.float16 else x for x in operands))
+        wanted = wanted if isinstance(wanted, tuple) else (wanted,)
+        made = tuple(view.cpu() for view, _ in results)
+        if self.op.spec.name.endswith("_list"):
+            compare_lists(self.op.spec.name, made[0], wanted[0], types[0].shape[0])
+        elif len(wanted) == 2:
+            compare_decisions(made, wanted)
+        else:
+            compare(made[0], stored(wanted[0]))
+
+
+def type_of(x: Tensor) -> TensorType:
+    return TensorType(shape=tuple(x.shape), dtype=str(x.dtype).removeprefix("torch."))
+
+
+def stored(x: Tensor) -> Tensor:
+    """As it lies in memory: maps channels-last."""
+    return (x.permute(0, 2, 3, 1) if x.dim() == 4 else x).contiguous()
+
+
+def guarded(type_: TensorType, device: str) -> tuple[Tensor, Tensor]:
+    """A poisoned buffer, and the guard behind it."""
+    shape = stored(torch.empty(type_.shape, device="meta")).shape
+    dtype = TORCH[type_.dtype]
+    whole = torch.full((type_.numel + GUARD,), POISON[dtype], dtype=dtype, device=device)
+    return whole[: type_.numel].view(shape), whole[type_.numel :]
+
+
+def same(a: Tensor, b: Tensor) -> bool:
+    return bool(((a == b) | (a != a) & (b != b)).all())
+
+
+def compare(made: Tensor, wanted: Tensor) -> None:
+    """Equal but for rounding, wherever the reference says anything."""
+    assert made.shape == wanted.shape
+    relative, absolute = (6e-4, 1e-6) if made.dtype == torch.float16 else (2e-6, 2e-6)
+    made, wanted = made.float(), wanted.float()
+    off = (made - wanted).abs() - relative * wanted.abs() - absolute
+    wrong = ~(off <= 0) & ~wanted.isnan()
+    assert not wrong.any(), f"{int(wrong.sum())} wrong, the first {made[wrong][0]} for {wanted[wrong][0]}"
+
+
+def compare_decisions(made: tuple[Tensor, ...], wanted: tuple[Tensor, ...]) -> None:
+    """The logits agree, the decisions follow from them, and agree unless it was a near tie."""
+    compare(made[1], wanted[1])
+    assert torch.equal(made[0], (made[1] >= 0).float())
+    clear = wanted[1].abs() > 1e-5
+    assert torch.equal(made[0][clear], wanted[0][clear])
+
+
+def compare_lists(name: str, made: Tensor, wanted: Tensor, batch: int) -> None:
+    """Equal as far as the counts say."""
+    if name == "row_list":
+        end = batch + 1 + int(wanted[batch])
+        assert made[:end].tolist() == wanted[:end].tolist()
+        return
+    for mine, reference in zip(made.tolist(), wanted.tolist(), strict=True):
+        assert mine[: 1 + reference[0]] == reference[: 1 + reference[0]]
+
+
+def variants(cases: tuple[Case, ...]) -> list[Any]:
+    """Every case at every type it has. Half precision is slow but for one case an operation."""
+    found = []
+    for case in cases:
+        for dtype in ("float32", "float16")[: 1 + case.halves]:
+            slow = [] if dtype == "float32" or case in SHOWN else [pytest.mark.slow]
+            found.append(pytest.param(case, dtype, id=f"{case}-{dtype}", marks=slow))
+    return found
+
+
+@pytest.mark.parametrize(("case", "dtype"), variants(CASES))
+def test_a_cpu_kernel_equals_its_reference(case: Case, dtype: str) -> None:
+    prepared = Prepared.of(case, dtype, TARGETS["cpu"])
+    kernel = prepared.compiled(TARGETS["cpu"])["kernel"]
+    for operands in draws(case, dtype):
+        prepared.check(kernel, operands, "cpu")
+
+
+def test_max_pool_keeps_nan_and_infinity() -> None:
+    case = Case(op="max_pool", fields={"kernel": (3, 3), "stride": (1, 1), "padding": (1, 1)}, operands=lambda d: (x,))
+    x = torch.randn(1, 2, 5, 5)
+    x[0, 0, 2, 2], x[0, 1] = torch.nan, -torch.inf
+    prepared = Prepared.of(case, "float32", TARGETS["cpu"])
+    made, _ = guarded(prepared.work.results[0], "cpu")
+    prepared.compiled(TARGETS["cpu"])["kernel"](stored(x), made)
+    assert same(made, stored(prepared.op(x)))
+
+
+@pytest.mark.parametrize(
+    ("name", "op", "fields", "dtype", "reason"),
+    [
+        ("pointwise", "activation", {"function": "relu"}, "int32", "computes on float32 and float16, not on int32"),
+        ("pointwise", "activation", {"function": "tan"}, "float32", "does not know the function 'tan'"),
+        ("lists", "row-list", {}, "float32", "lists uint8 decisions, not float32"),
+        ("masks", "pixel-mask", {"granularity": 4, "map_size": (8, 8)}, "uint8", "reads float32 decisions, not uint8"),
+    ],
+)
+def test_what_a_kernel_cannot_do_is_refused(
+    name: str, op: str, fields: dict[str, Any], dtype: str, reason: str
+) -> None:
+    x = TensorType(shape=(1, 8, 8), dtype=dtype)
+    spec = OPS[op].spec_type(**fields)
+    work = Work(spec=spec, operands=(x,), results=spec.results((x,)))
+    assert reason in str(SCHEDULES[name].refuse(work, TARGETS["cpu"]))
+
+
+def _source_is_portable(case: Case, dtype: str, arch: str) -> None:
+    target = TARGETS[GENERATIONS[arch]]
+    assert target.arch == arch
+    source = Prepared.of(case, dtype, target).source(target)
+    assert "__shfl" not in source
+    assert "asm" not in source.partition('extern "C"')[2]
+
+
+@pytest.mark.parametrize(("case", "arch"), list(zip(SHOWN, cycle(GENERATIONS), strict=False)), ids=str)
+def test_every_operation_has_cuda_source(case: Case, arch: str) -> None:
+    _source_is_portable(case, "float16" if case.halves else "float32", arch)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arch", GENERATIONS)
+@pytest.mark.parametrize(("case", "dtype"), variants(CASES))
+def test_every_case_has_cuda_source(case: Case, dtype: str, arch: str) -> None:
+    _source_is_portable(case, dtype, arch)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arch", GENERATIONS)
+@pytest.mark.parametrize(("case", "dtype"), variants(SHOWN))
+def test_cuda_source_compiles_without_spills(case: Case, dtype: str, arch: str) -> None:
+    compiler = find_compiler(arch)
+    if isinstance(compiler, Missing):
+        pytest.skip(str(compiler))
+    target = TARGETS[GENERATIONS[arch]]
+    compiled = compile_cubin(Prepared.of(case, dtype, target).source(target), arch, compiler)
+    assert (compiled.spill_bytes, compiled.stack_bytes) == (0, 0)
