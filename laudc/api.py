@@ -67,7 +67,7 @@ def compile(
     chosen = dtype or device.default_dtype
     if chosen not in device.dtypes:
         raise InputError(f"{device.name} does not compute in {chosen!r}", f"choose from {', '.join(device.dtypes)}")
-    if isinstance(batch, bool) or not isinstance(batch, int) or batch < 1:
+    if type(batch) is not int or batch < 1:
         raise InputError(
             f"the batch {batch!r} is not a whole number above 0", "give the number of images a call, such as 1"
         )

@@ -215,8 +215,8 @@ def _defined_error(op: Op, found: Tensor, expected: Tensor, operands: tuple[Tens
         return 0.0 if torch.equal(found[:used], expected[:used]) else float("inf")
     if op.spec.name == "channel_list":
         ahead = torch.arange(expected.shape[1] - 1) < expected[:, :1]
-        used = torch.cat([torch.ones_like(ahead[:, :1]), ahead], 1)
-        return 0.0 if torch.equal(found[used], expected[used]) else float("inf")
+        listed = torch.cat([torch.ones_like(ahead[:, :1]), ahead], 1)
+        return 0.0 if torch.equal(found[listed], expected[listed]) else float("inf")
     defined = ~torch.isnan(expected) if expected.is_floating_point() else torch.ones_like(expected, dtype=torch.bool)
     return _relative(found[defined].float(), expected[defined].float())
 

@@ -225,7 +225,7 @@ def _module(root: fx.GraphModule, graph: fx.Graph) -> fx.GraphModule:
             attributes[node.target] = root.get_submodule(node.target)
         elif node.op == "get_attr":
             attributes[node.target] = _attribute(root, node.target)
-    made = fx.GraphModule(cast(dict[str, object], attributes), graph)
+    made = fx.GraphModule(attributes, graph)
     made.train(root.training)
     return made
 
@@ -239,11 +239,6 @@ def input_type(program: Program) -> TensorType:
     """The type of the image batch."""
     first = next(node for node in program.nodes if node.op == "placeholder")
     return type_of(first)
-
-
-def is_finite(x: Tensor) -> bool:
-    """No infinity, no NaN."""
-    return bool(torch.isfinite(x).all())
 
 
 def program_for(program: Program, shape: tuple[int, ...], *, dtype: str = "float32") -> Program:
@@ -267,12 +262,18 @@ def program_for(program: Program, shape: tuple[int, ...], *, dtype: str = "float
                 f"%{node.name} is {getattr(node.target, '__name__', node.target)}, which laudc has no operation for",
                 "capture the model again with an example of that shape",
             )
-    sizes = {block.name: type_of(clone.node(block.add)) for block in clone.blocks if _has(clone, block.add)}
-    blocks = tuple(
-        replace(block, out_size=sizes[block.name].shape[2:]) if block.name in sizes else block for block in clone.blocks
-    )
-    return replace(clone, blocks=blocks)
+    return replace(clone, blocks=tuple(_resized(clone, block) for block in clone.blocks))
 
 
-def _has(program: Program, name: str) -> bool:
-    return any(node.name == name for node in program.nodes)
+def _resized(program: Program, block: Block) -> Block:
+    """The block at the map size it now has; as it was where its add is gone."""
+    add = next((node for node in program.nodes if node.name == block.add), None)
+    if add is None:
+        return block
+    height, width = type_of(add).shape[2:]
+    return replace(block, out_size=(height, width))
+
+
+def is_finite(x: Tensor) -> bool:
+    """No infinity, no NaN."""
+    return bool(torch.isfinite(x).all())

@@ -14,12 +14,11 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from laudc.ops._pointwise import POINTWISE
 from laudc.ops.base import Spec
 from laudc.ops.conv2d import Conv2dSpec
 from laudc.ops.linear import LinearSpec
 from laudc.schedules.base import Work
-
-POINTWISE_IN_KERNELS = frozenset({"none", "relu", "relu6", "silu", "gelu", "hardswish", "sigmoid"})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -180,8 +179,8 @@ def meaningless(work: Work) -> str | None:
     spec = work.spec
     if not isinstance(spec, Conv2dSpec | LinearSpec):
         return f"this is for conv2d and linear, not for {spec.name}"
-    if spec.activation not in POINTWISE_IN_KERNELS:
-        return f"there is no CUDA code for {spec.activation}"
+    if spec.activation not in POINTWISE:
+        return f"no kernel knows the pointwise function {spec.activation!r}"
     return _contradiction(spec) if isinstance(spec, Conv2dSpec) else None
 
 

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from tvm.ir import IRModule
 from tvm.script import tirx as T
 
-from laudc.schedules._cuda_epilogue import activated
 from laudc.schedules._cuda_problem import Problem
 from laudc.schedules._cuda_rows import (
     FAR,
@@ -29,6 +28,7 @@ from laudc.schedules._cuda_rows import (
     window_top,
 )
 from laudc.schedules._cuda_tir import batch_of, module_of, out_shape, sized
+from laudc.schedules._pointwise import pointwise
 
 THREADS = 128
 
@@ -160,7 +160,7 @@ def direct_module(p: Problem, strip: Strip) -> IRModule:
                             s = s + bias[real * vec + e]
                         if p.residual != "none":
                             s = s + T.Cast("float32", w[e])
-                        v[e] = T.Cast(dtype, activated(p.activation, s))
+                        v[e] = T.Cast(dtype, pointwise(p.activation, s, "cuda"))
                     for e in T.vectorized(vec):
                         out_flat[(place[i] * units + unit) * vec + e] = v[e]
 

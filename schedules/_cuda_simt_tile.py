@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from tvm.ir import IRModule
 from tvm.script import tirx as T
 
-from laudc.schedules._cuda_epilogue import activated
 from laudc.schedules._cuda_problem import Problem
 from laudc.schedules._cuda_rows import (
     FAR,
@@ -31,6 +30,7 @@ from laudc.schedules._cuda_rows import (
     window_top,
 )
 from laudc.schedules._cuda_tir import all_of, batch_of, module_of, out_shape, sized
+from laudc.schedules._pointwise import pointwise
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -279,6 +279,6 @@ def tile_module(p: Problem, tile: Tile) -> IRModule:
                             else:
                                 if p.residual != "none":
                                     v = v + T.Cast("float32", residual_flat[place * columns + at])
-                                out_flat[place * columns + at] = T.Cast(dtype, activated(p.activation, v))
+                                out_flat[place * columns + at] = T.Cast(dtype, pointwise(p.activation, v, "cuda"))
 
     return module_of(p, kernel)

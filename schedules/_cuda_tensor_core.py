@@ -18,10 +18,10 @@ from typing import Literal
 from tvm.ir import IRModule
 from tvm.script import tirx as T
 
-from laudc.schedules._cuda_epilogue import activated
 from laudc.schedules._cuda_problem import Problem
 from laudc.schedules._cuda_rows import row_at, row_count, tap_bits, tap_down, tap_right, window_start
 from laudc.schedules._cuda_tir import batch_of, module_of, out_shape, run_of, sized
+from laudc.schedules._pointwise import pointwise
 
 STEP = 64
 """Channels of one step: 128 bytes."""
@@ -321,7 +321,7 @@ def tensor_core_module(p: Problem, tile: Tile) -> IRModule:
                                     + bias[column_tile * bn + my_column + j * 16 + (q // 2) * 8 + mod(lane, 4) * 2 + e]
                                 )
                             if not added:
-                                pair[e] = activated(p.activation, pair[e])
+                                pair[e] = pointwise(p.activation, pair[e], "cuda")
                         T.ptx.cvt.rn.f16x2.f32(packed[q], pair[1], pair[0])
                         if not tile.stmatrix:
                             out_words[
@@ -364,7 +364,7 @@ def tensor_core_module(p: Problem, tile: Tile) -> IRModule:
                                 s: T.float32 = T.Cast("float32", line[e]) + T.Cast(
                                     "float32", old[(m * lines + i) * 8 + e]
                                 )
-                                line[e] = T.Cast("float16", activated(p.activation, s))
+                                line[e] = T.Cast("float16", pointwise(p.activation, s, "cuda"))
                         for e in T.vectorized(8):
                             out_flat[(place * (columns // 8) + at) * 8 + e] = line[e]
 

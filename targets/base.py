@@ -17,10 +17,10 @@ import json
 import re
 import tomllib
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Literal, Self, cast, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, Self, cast, get_origin, get_type_hints
 
 from laudc.errors import InputError, TargetError, UnknownName
 
@@ -180,6 +180,17 @@ class Target:
 
     def _tflop_per_s(self, flops_per_clock_per_sm: int) -> float:
         return self.sm_count * self.clock_mhz * flops_per_clock_per_sm / 1e6
+
+    def to_json(self) -> dict[str, str | float | list[str]]:
+        """The record as plain data, for `from_json`."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, object]) -> Self:
+        """The inverse of `to_json`. TargetError where a field is missing, unknown or absurd."""
+        _same_names("a target", values, [field.name for field in fields(cls)])
+        facts = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+        return cls(**cast(dict[str, Any], facts))
 
     @property
     def content_hash(self) -> str:

@@ -10,7 +10,11 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from laudc import torchvision_repair
+
 GOLDEN = Path(__file__).parent / "golden"
+
+torchvision_repair.install()  # before any test imports torchvision or timm
 
 # The same examples on every machine, and none fails for being slow.
 settings.register_profile("laudc", derandomize=True, deadline=None, database=None)

@@ -35,6 +35,15 @@ POISON = {torch.float32: torch.nan, torch.float16: torch.nan, torch.int32: -77, 
 TORCH = {"float32": torch.float32, "float16": torch.float16, "int32": torch.int32, "uint8": torch.uint8}
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _one_torch_thread() -> Iterator[None]:
+    """The references are small: torch's threads would only wait for each other and for the kernels'."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 class Draw:
     """Random operands, on the CPU."""
 

@@ -50,8 +50,8 @@ def save(path: Path, model: DynamicModel | CompiledModel, *, force: bool = False
     """Write the file, whole or not at all; an existing one only with `force`."""
     refuse_existing(path, force)
     if isinstance(model, DynamicModel):
-        program, manifest = model.program, {"kind": "converted", "plan": model.plan.to_json()}
-        extra: dict[str, bytes] = {}
+        program, extra = model.program, dict[str, bytes]()
+        manifest: dict[str, Any] = {"kind": "converted", "plan": model.plan.to_json()}
     else:
         program = model.lowering.converted
         manifest = {"kind": "compiled", "plan": model.plan and model.plan.to_json(), **_compiled_manifest(model)}
@@ -74,9 +74,7 @@ def _compiled_manifest(model: CompiledModel) -> dict[str, Any]:
     steps = model.lowering.executable.steps
     kernels = {step.kernel.symbol: _kernel_facts(step.kernel, model.binaries[step.kernel.key]) for step in steps}
     return {
-        "target": {
-            key: list(value) if isinstance(value, tuple) else value for key, value in asdict(model.target).items()
-        },
+        "target": model.target.to_json(),
         "shape": list(model.shape),
         "dtype": model.dtype,
         "without": list(model.without),
@@ -174,8 +172,7 @@ def _load_compiled(
     *,
     trust: bool,
 ) -> CompiledModel:
-    facts = {key: tuple(value) if isinstance(value, list) else value for key, value in manifest["target"].items()}
-    target, without = Target(**facts), tuple(manifest["without"])
+    target, without = Target.from_json(manifest["target"]), tuple(manifest["without"])
     lowering = lower(program, target, shape=tuple(manifest["shape"]), dtype=manifest["dtype"], without=without)
     if lowering.lowered.digest != manifest["lowered"]:
         made_by = manifest["versions"]["laudc"]

@@ -127,7 +127,7 @@ def build(kernel: Kernel) -> Binary:
     )
 
 
-def _tvm_target(kernel: Kernel):  # type: ignore[no-untyped-def]  # noqa: ANN202  a tvm.target.Target; tvm is untyped
+def _tvm_target(kernel: Kernel):  # type: ignore[no-untyped-def]
     from tvm.target import Target
 
     if kernel.target.kind == "cpu":
@@ -135,7 +135,7 @@ def _tvm_target(kernel: Kernel):  # type: ignore[no-untyped-def]  # noqa: ANN202
     return Target(kernel.target.tvm_target_json(), host="llvm")
 
 
-def _linked(executable) -> bytes:  # type: ignore[no-untyped-def]  # noqa: ANN001  a tvm Executable; tvm is untyped
+def _linked(executable) -> bytes:  # type: ignore[no-untyped-def]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "kernel.so"
         try:

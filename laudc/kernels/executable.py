@@ -75,7 +75,7 @@ class _Planner:
     def __init__(self, program: Program) -> None:
         self._program = program
         self._nodes = [node for node in program.nodes if types_of(node)]
-        self._output = cast(fx.Node, program.graph.graph.output_node())
+        self._output = program.graph.graph.output_node()
 
     def plan(self) -> Executable:
         self._assign_roots()

@@ -138,4 +138,5 @@ def _block(values: Mapping[str, Any]) -> Block:
     known = {field.name for field in fields(Block)}
     if values.keys() != known:
         raise ValueError(f"a block has the fields {sorted(values)}")
-    return Block(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+    clean: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+    return Block(**clean)

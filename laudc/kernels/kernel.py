@@ -6,10 +6,10 @@ import hashlib
 import inspect
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from laudc.errors import BuildError
 from laudc.kernels.cpu_features import detect_cpu
@@ -40,9 +40,7 @@ class Kernel:
             "results": [[list(type_.shape), type_.dtype] for type_ in self.work.results],
             "batch": self.batch,
             "choice": dict(self.choice),
-            "target": {
-                key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self.target).items()
-            },
+            "target": cast(Json, self.target.to_json()),
         }
 
     @classmethod
@@ -53,13 +51,12 @@ class Kernel:
             tuple(TensorType(shape=tuple(shape), dtype=dtype) for shape, dtype in values[side])
             for side in ("operands", "results")
         )
-        target = {key: tuple(value) if isinstance(value, list) else value for key, value in values["target"].items()}
         return cls(
             schedule=values["schedule"],
             work=Work(spec=spec, operands=operands, results=results),
             batch=values["batch"],
             choice=values["choice"],
-            target=Target(**target),
+            target=Target.from_json(values["target"]),
         )
 
     @property

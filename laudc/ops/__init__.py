@@ -1,4 +1,4 @@
-"""The operations of a Program, one a file: what it is (a frozen spec), what it computes (plain torch), what it costs."""
+"""The operations of a Program, one a file: a frozen spec, a plain torch reference, a count of its arithmetic."""
 
 from __future__ import annotations
 

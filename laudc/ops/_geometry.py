@@ -52,7 +52,7 @@ def needed_region(
 ) -> Tensor:
     """Needed outputs (B, Ho, Wo) -> needed inputs (B, H, W), for `size` = (H, W). Differentiable (a maximum)."""
     batch, out_height, out_width = pixels.shape
-    top, bottom, left, right = padding
+    top, left = padding[0], padding[2]
     spread = pixels.new_zeros(batch, (out_height - 1) * stride[0] + 1, (out_width - 1) * stride[1] + 1)
     spread[:, :: stride[0], :: stride[1]] = pixels
     reach = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]

@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self, TypeVar, cast
+from typing import Any, ClassVar, Self, cast
 
 import torch
 from torch import nn
@@ -84,9 +84,6 @@ def _short(value: Json) -> str:
     return str(value)
 
 
-S = TypeVar("S", bound=Spec)
-
-
 class Op(nn.Module):
     """An operation in a graph: its spec, its weights, its reference."""
 
@@ -107,11 +104,11 @@ class Op(nn.Module):
             op.register_buffer(name, torch.empty(shape))
         return op
 
-    def replaced(self, **changes: object) -> Op:
+    def replaced(self, **changes: Any) -> Self:
         """The same weights under a changed spec (the weights are shared, not copied)."""
-        op = type(self)(dataclasses.replace(self.spec, **changes))  # type: ignore[arg-type]
+        op = type(self)(dataclasses.replace(self.spec, **changes))
         for name, parameter in self.named_parameters(recurse=False):
-            op.register_parameter(name, cast(nn.Parameter, parameter))
+            op.register_parameter(name, parameter)
         for name, buffer in self.named_buffers(recurse=False):
             op.register_buffer(name, buffer)
         op.train(self.training)

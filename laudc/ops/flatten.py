@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -31,11 +30,8 @@ class Flatten(Op):
 
 
 def _import_flatten(call: Call) -> Op | None:
-    if call.module is not None:
-        module = cast(nn.Flatten, call.module)
-        start, end = module.start_dim, module.end_dim
-    else:
-        start, end = call.arguments.get("start_dim", 0), call.arguments.get("end_dim", -1)
+    source = vars(call.module) if call.module is not None else call.arguments
+    start, end = source.get("start_dim", 0), source.get("end_dim", -1)
     rank = len(call.types[0].shape)
     return Flatten(FlattenSpec()) if start == 1 and end in (-1, rank - 1) else None
 

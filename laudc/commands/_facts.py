@@ -1,0 +1,115 @@
+"""What the commands say of a network: its blocks, its weights, whether its maskers were trained."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from laudc.plan import Plan
+    from laudc.program import Program
+
+UNTRAINED = "maskers untrained: everything runs"
+RANDOM_MASKS = "random masks"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BlockFacts:
+    """One residual block, as tables and JSON show it."""
+
+    block: str
+    pattern: str
+    stage: int
+    """Counted from 1."""
+    map: str
+    stride: int
+    dynamic_in: str
+    """The paradigms with their granularity; empty for a block that stays static."""
+    dense_mmacs: float
+    share: float
+    """Of the whole network's multiply-accumulates."""
+
+
+def block_facts(program: Program, plan: Plan | None) -> list[BlockFacts]:
+    """The blocks of a converted program, in order."""
+    from laudc.flops import static_macs
+
+    whole, macs = static_macs(program), _macs_by_block(program)
+    return [
+        BlockFacts(
+            block=block.name,
+            pattern=block.pattern,
+            stage=block.stage + 1,
+            map="x".join(map(str, block.out_size)),
+            stride=block.stride,
+            dynamic_in=_dynamic_in(plan, block.name),
+            dense_mmacs=round(macs[block.name] / 1e6, 3),
+            share=round(macs[block.name] / whole, 4),
+        )
+        for block in program.blocks
+    ]
+
+
+def _macs_by_block(program: Program) -> dict[str, float]:
+    """What the convolutions of each block cost dense, per sample."""
+    from laudc.program import block_of, type_of, types_of
+
+    macs = {block.name: 0.0 for block in program.blocks}
+    for node, op in program.ops():
+        if block_of(node) in macs and op.spec.name == "conv2d":
+            operands = tuple(type_of(value) for value in node.all_input_nodes)
+            macs[block_of(node)] += op.spec.macs(operands) / types_of(node)[0].shape[0]
+    return macs
+
+
+def _dynamic_in(plan: Plan | None, block: str) -> str:
+    decisions = plan.of(block) if plan else ()
+    return " + ".join(f"{d.paradigm} {d.granularity}" if d.granularity else d.paradigm for d in decisions)
+
+
+def block_table(title: str, facts: Sequence[BlockFacts]) -> None:
+    """Prints the blocks."""
+    from laudc.report.console import table
+
+    columns = ("block", "pattern", "stage", "map", "stride", "dynamic in", "dense MMACs", "% of network")
+    rows = (
+        (one.block, one.pattern, one.stage, one.map, one.stride, one.dynamic_in or "static",
+         round(one.dense_mmacs, 1), round(100 * one.share, 1))
+        for one in facts
+    )  # fmt: skip
+    table(title, columns, rows)
+
+
+def masker_digest(program: Program) -> str:
+    """sha256 of the maskers' weights: training moves it."""
+    from laudc.ops._masker import Masker
+
+    digest = hashlib.sha256()
+    for node, op in program.ops():
+        if isinstance(op, Masker):
+            digest.update(node.name.encode())
+            for name in op.spec.weights():
+                digest.update(getattr(op, name).detach().cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def maskers_untrained(program: Program) -> bool:
+    """Whether the maskers are still as `laudc convert` made them."""
+    made = program.source.get("maskers_as_made")
+    return made is not None and made == masker_digest(program)
+
+
+def weights_words(source: Mapping[str, str]) -> str:
+    """`weights: ...`, in words."""
+    used = source.get("weights", "unknown")
+    return {"random": "random", "own": "as its own file makes them", "unknown": "unknown"}.get(
+        used, f"pretrained, {used}"
+    )
+
+
+def class_names(source: Mapping[str, str]) -> list[str]:
+    """By index; empty where nobody said."""
+    return [str(name) for name in json.loads(source.get("classes", "[]"))]

@@ -1,0 +1,156 @@
+"""`laudc convert`: a static network becomes one that can skip work."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from laudc.commands import _options
+from laudc.commands._facts import (
+    RANDOM_MASKS,
+    UNTRAINED,
+    BlockFacts,
+    block_facts,
+    block_table,
+    masker_digest,
+    weights_words,
+)
+
+if TYPE_CHECKING:
+    from laudc.dynamic_model import DynamicModel
+    from laudc.models import NamedModel
+    from laudc.program import Refusal
+
+
+@click.command("convert", short_help="Make a network dynamic.", context_settings=_options.SETTINGS)
+@click.argument("model")
+@click.option("--paradigm", default="spatial", help="What is skipped: spatial, layer, channel, or several joined by +.")
+@click.option(
+    "--granularity", help="One number, one a stage or one a block, such as 4-4-2-1.", show_default="by map size"
+)
+@_options.rate
+@click.option("--keep-first", is_flag=True, help="Random masks leave the first block of each stage on.")
+@_options.size("the model's own")
+@_options.seed
+@click.option("--pretrained/--no-pretrained", default=True, help="Look for pretrained weights, or take random ones.")
+@_options.output
+@_options.force
+@click.option("--dry-run", is_flag=True, help="Only print; write nothing.")
+@_options.as_json
+def _convert(
+    model: str,
+    paradigm: str,
+    granularity: str | None,
+    rate: float | None,
+    keep_first: bool,
+    size: tuple[int, int] | None,
+    seed: int,
+    pretrained: bool,
+    output: Path | None,
+    force: bool,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Make MODEL dynamic, and write NAME-PARADIGM.laud here.
+
+    MODEL is a name of torchvision (resnet50) or timm (timm/resnet50), or a class in a file of your own
+    (path/net.py:Net), which is called without arguments.
+    """
+    from laudc.convert import convert
+    from laudc.kernels.artifact import refuse_existing, save
+    from laudc.models import RANDOM, condition_random, file_stem, open_model
+    from laudc.plan import check_rate, parse_paradigms
+    from laudc.report.console import progress
+
+    parse_paradigms(paradigm)
+    if rate is not None:
+        check_rate(rate)
+    path = output or Path(f"{file_stem(model)}-{paradigm}.laud")
+    if not dry_run:
+        refuse_existing(path, force)
+    with progress(f"opening {model}") as now:
+        named = open_model(model, seed=seed, pretrained=pretrained)
+        if named.note:
+            click.echo(named.note, err=True)
+        now(f"converting {model}")
+        dynamic = convert(
+            named.module,
+            _example(named, size),
+            paradigm=paradigm,
+            granularity=granularity,
+            rate=rate,
+            keep_first=keep_first,
+            seed=seed,
+            source=named.source,
+        )
+        if named.source["weights"] == RANDOM:
+            condition_random(dynamic.program)
+        made = {"maskers_as_made": masker_digest(dynamic.program)}
+        dynamic.program = replace(dynamic.program, source={**dynamic.program.source, **made})
+        if not dry_run:
+            now(f"writing {path}")
+            save(path, dynamic, force=force)
+    _report(dynamic, None if dry_run else path, as_json=as_json)
+
+
+COMMAND = _convert
+
+
+def _example(named: NamedModel, size: tuple[int, int] | None):  # type: ignore[no-untyped-def]
+    import torch
+
+    from laudc.convert import example_for
+
+    channels = example_for(named.module).shape[1]
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(1, channels, *(size or named.preprocessing.size), generator=generator)
+
+
+def _report(dynamic: DynamicModel, path: Path | None, *, as_json: bool) -> None:
+    from laudc.dynamic_model import example_shape
+    from laudc.report.console import print_json
+
+    program, plan = dynamic.program, dynamic.plan
+    facts, refusals = block_facts(program, plan), (*program.refusals, *plan.refusals)
+    if as_json:
+        print_json(
+            {
+                "file": None if path is None else str(path),
+                "model": program.source["model"],
+                "library": program.source["library"],
+                "weights": program.source["weights"],
+                "paradigm": plan.paradigm,
+                "rate": plan.rate,
+                "seed": plan.seed,
+                "input": list(example_shape(program)),
+                "blocks": [asdict(one) for one in facts],
+                "refused": [asdict(refusal) for refusal in refusals],
+                "static_mmacs": round(dynamic.static_macs() / 1e6, 3),
+                "maskers": "untrained",
+            }
+        )
+        return
+    _print(dynamic, facts, refusals)
+    click.echo(f"wrote {path}" if path else "a dry run: nothing was written")
+
+
+def _print(dynamic: DynamicModel, facts: list[BlockFacts], refusals: Sequence[Refusal]) -> None:
+    from laudc.dynamic_model import example_shape
+    from laudc.report.console import table
+
+    program, plan = dynamic.program, dynamic.plan
+    able = [one for one in facts if one.dynamic_in]
+    block_table(f"{program.source['model']}, {plan.paradigm}: {len(able)} of {len(facts)} blocks can skip work", facts)
+    if refusals:
+        table("left static", ("where", "why"), [(refusal.where, refusal.reason) for refusal in refusals])
+    share = 100 * sum(one.share for one in able)
+    height, width = example_shape(program)[2:]
+    click.echo(
+        f"{dynamic.static_macs() / 1e6:.0f} MMACs an image of {height}x{width}, {share:.0f}% of them in blocks that can skip"
+    )
+    click.echo(f"weights: {weights_words(program.source)}")
+    click.echo(UNTRAINED if plan.rate is None else f"{RANDOM_MASKS} at rate {plan.rate:g} stand in for the maskers")
