@@ -16,6 +16,7 @@ from typing import cast
 import torch
 from torch import Tensor, fx, nn
 from torch.fx.node import Target
+from torch.fx.operator_schemas import ArgsKwargsPair
 
 from laudc.errors import CaptureError, InputError
 from laudc.ops import OPS, Op
@@ -203,7 +204,8 @@ def _import_node(
     if node.op == "call_module":
         key: object = type(traced.get_submodule(cast(str, node.target)))
     elif node.op == "call_function":
-        key = node.target
+        name = getattr(node.target, "__name__", "")
+        key = _method(name, importers) if name.endswith("_") else node.target  # torch.relu_ is torch.relu
     elif node.op == "call_method":
         key = _method(cast(str, node.target), importers)
     else:
@@ -254,12 +256,27 @@ def _named_arguments(traced: fx.GraphModule, node: fx.Node) -> dict[str, object]
         if function is None:
             return dict(node.kwargs)
         probe = traced.graph.call_function(function, node.args, dict(node.kwargs))
-        named = probe.normalized_arguments(traced, normalize_to_only_use_kwargs=True)
+        named = _normalized(traced, probe)
         traced.graph.erase_node(probe)
     else:
-        named = node.normalized_arguments(traced, normalize_to_only_use_kwargs=True)
+        named = _normalized(traced, node)
     found = named.kwargs if named is not None else node.kwargs
     return {key: None if isinstance(value, fx.Node) else value for key, value in found.items()}
+
+
+def _normalized(traced: fx.GraphModule, node: fx.Node) -> ArgsKwargsPair | None:
+    kinds = tuple(_kind(value) for value in node.args)
+    named_kinds = {name: _kind(value) for name, value in node.kwargs.items()}
+    return node.normalized_arguments(
+        traced,
+        kinds,  # type: ignore[arg-type]  # torch writes tuple[Any] for a tuple of any length
+        named_kinds,
+        normalize_to_only_use_kwargs=True,
+    )
+
+
+def _kind(value: object) -> type:
+    return Tensor if isinstance(value, fx.Node) else type(value)
 
 
 def _put(traced: fx.GraphModule, node: fx.Node, op: Op) -> None:

@@ -74,6 +74,8 @@ class CompiledModel:
         x: float32 (or float16 for a float16 network), on the target's device, of `shape`; any strides; it is only
         read. `masks`, by masker, replace the decisions of those maskers. InputError for anything else.
         """
+        if self.target.kind == "cuda":
+            check_gpu(self.target)
         self._check(x)
         given = dict(masks or {})
         if self.plan is not None:
@@ -117,8 +119,6 @@ class CompiledModel:
     def runner(self) -> Runner:
         """The network on its device; loaded when it is first needed."""
         if self._runner is None:
-            if self.target.kind == "cuda":
-                check_gpu(self.target)
             self._runner = Runner(self.lowering.executable, self.binaries, device=self.target.kind)
         return self._runner
 

@@ -173,7 +173,7 @@ def _from_timm(name: str, seed: int, pretrained: bool) -> NamedModel:
 def _timm_file(config: Any) -> Path:  # a timm PretrainedCfg
     if config.hf_hub_id:
         return _hub_file(config.hf_hub_id, [config.hf_hub_filename] if config.hf_hub_filename else _HUB_FILES)
-    from timm.models import download_cached_file
+    from timm.models._hub import download_cached_file
 
     _probe(config.url)
     return Path(download_cached_file(config.url, check_hash=False, progress=sys.stderr.isatty()))
@@ -219,7 +219,7 @@ def _timm_classes(module: nn.Module) -> Sequence[str]:
     from timm.data import ImageNetInfo, infer_imagenet_subset
 
     subset = infer_imagenet_subset(module)
-    return ImageNetInfo(subset).label_descriptions() if subset else ()
+    return [str(name) for name in ImageNetInfo(subset).label_descriptions()] if subset else ()
 
 
 # ---- a file of the user's own
@@ -240,7 +240,7 @@ def _from_file(path: Path, attribute: str, name: str, seed: int) -> NamedModel:
 
 def _maker(path: Path, attribute: str) -> Callable[[], object]:
     found = _tolerant(f"importing {path}", lambda: _imported(path))
-    make = getattr(found, attribute, None)
+    make: Callable[[], object] | None = getattr(found, attribute, None)
     if not callable(make):
         own = (name for name, value in vars(found).items() if getattr(value, "__module__", "") == found.__name__)
         names = sorted(name for name in own if callable(vars(found)[name]))

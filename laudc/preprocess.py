@@ -13,11 +13,11 @@ import struct
 import warnings
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from laudc.errors import ArtifactError, InputError
@@ -53,7 +53,7 @@ class Preprocessing:
             raise InputError(
                 f"images cannot be resized by {self.interpolation!r}, {self.mode!r}", "use bilinear, center"
             )
-        if len(self.size) != 2 or len(self.mean) != len(self.std) or not all(0 < n < math.inf for n in numbers):
+        if len(self.mean) != len(self.std) or not all(0 < n < math.inf for n in numbers):
             raise InputError(f"{self} does not hold", "every size and deviation is a number above 0")
 
     def to_json(self) -> str:
@@ -64,7 +64,7 @@ class Preprocessing:
     def from_json(cls, text: str) -> Self:
         """The inverse of `to_json`; anything malformed is an ArtifactError."""
         try:
-            values = {
+            values: dict[str, Any] = {
                 key: tuple(value) if isinstance(value, list) else value for key, value in json.loads(text).items()
             }
             return cls(**values)
@@ -101,7 +101,7 @@ def _opened(path: Path, mode: str) -> Image.Image:
             image.load()
             return _flat(ImageOps.exif_transpose(image)).convert(mode)
     except _BROKEN as error:
-        what = "not an image" if isinstance(error, Image.UnidentifiedImageError) else str(error) or type(error).__name__
+        what = "not an image" if isinstance(error, UnidentifiedImageError) else str(error) or type(error).__name__
         raise InputError(f"{path} cannot be read: {what}".splitlines()[0], "give a JPEG, PNG or WebP file") from error
 
 

@@ -270,7 +270,7 @@ class _RowTiles:
         columns = self._columns(vector, vectors)
         if plan.exact_tiles:
             done: Expr | int = 0
-            for height in (plan.tile_rows, plan.half_rows // 2, 1):
+            for height in plan.tile_heights:
                 count = opaque(T.truncdiv(rows - done, height))
                 with T.serial(count) as i:
                     self._tile(columns, height, vectors, last_lanes, opaque(done + i * height), 0, height)
@@ -279,11 +279,19 @@ class _RowTiles:
         with T.serial(T.ceildiv(rows, plan.tile_rows)) as i:
             at = opaque(i * plan.tile_rows)
             left = opaque(rows - at)
-            with T.If(left > plan.half_rows):
-                with T.Then():
-                    self._guarded(columns, plan.tile_rows, vectors, last_lanes, at, left)
-                with T.Else():
-                    self._guarded(columns, plan.half_rows, vectors, last_lanes, at, left)
+            self._lowest(plan.tile_heights, left, lambda height: self._guarded(columns, height, vectors, last_lanes, at, left))
+
+    def _lowest(self, heights: tuple[int, ...], rows: Expr, emit: Callable[[int], None]) -> None:
+        """Emit a choice among tiles: the lowest that holds the rows."""
+        height, *lower = heights
+        if not lower:
+            emit(height)
+            return
+        with T.If(rows > lower[0]):
+            with T.Then():
+                emit(height)
+            with T.Else():
+                self._lowest(tuple(lower), rows, emit)
 
     def _guarded(
         self, columns: _Columns, height: int, vectors: int, last_lanes: int, at: Expr, left: Expr

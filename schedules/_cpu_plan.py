@@ -2,7 +2,7 @@
 
 out[rows, columns] = act( panel[rows, K] @ weight[K, columns] )
 
-rows      in tasks of at most `panel_rows`, in register tiles of `tile_rows` (the last ones may be half)
+rows      in tasks of at most `panel_rows`, in register tiles of `tile_rows`, the last one lower
 columns   in vectors of `lanes`, `tile_vectors` to a register tile
 K         = taps x depth, in chunks of `chunk_taps` x `chunk_depth`; between chunks the sums wait in `out`
 """
@@ -34,7 +34,8 @@ class Plan:
     tile_vectors: int
     chunk: int
     """K of one chunk, about."""
-    panel_rows: int
+    panel_tiles: int
+    """How many register tiles high a panel is."""
     row_parts: int
     """Into how many tasks the rows are cut, at least, where there are enough."""
     column_parts: int
@@ -74,8 +75,20 @@ class Plan:
         return self.columns - (self.vectors - 1) * self.lanes
 
     @property
+    def panel_rows(self) -> int:
+        return self.panel_tiles * self.tile_rows
+
+    @property
     def half_rows(self) -> int:
         return (self.tile_rows + 1) // 2
+
+    @property
+    def tile_heights(self) -> tuple[int, ...]:
+        """The register tiles that are there, for the rows that are left at the end; the highest first."""
+        quarter = -(-self.tile_rows // 4)
+        if self.exact_tiles:
+            return (self.tile_rows, quarter, 1)
+        return (self.tile_rows, -(-3 * self.tile_rows // 4), self.half_rows, quarter)
 
     @property
     def per_sample(self) -> bool:

@@ -2,6 +2,8 @@
 
 cpu     rows of the map -> cores (or one core, when the map is small)     channels -> SIMD lanes
 cuda    every vector of the map -> a thread                               samples -> blockIdx.y
+
+So a batch is at most 65535, and an operand holds fewer than 2^31 numbers: indices are int32.
 """
 
 from __future__ import annotations

@@ -39,19 +39,17 @@ class ConvCpu(Schedule):
         return _refuse_conv(spec)
 
     def choices(self, work: Work, target: Target) -> tuple[Choice, ...]:
-        lanes = _lanes(target)
+        lanes = lanes_of(target)
         rows, vectors = _TILES[lanes]
-        cores = max(1, target.sm_count)
-        base = {
-            "lanes": lanes,
-            "tile_rows": rows,
-            "tile_vectors": vectors,
-            "chunk": 640,
-            "panel_rows": rows * 4,
-            "row_parts": cores,
-            "column_parts": 1,
-        }
-        return (base,)
+        base = {"lanes": lanes, "tile_rows": rows, "tile_vectors": vectors, "chunk": 640, "panel_tiles": 4}
+        by_rows, by_columns = _parts(work, {**base, "row_parts": 1, "column_parts": 1}, max(1, target.sm_count))
+        wide = {"tile_rows": rows // 2 - 1, "tile_vectors": 2 * vectors, "panel_tiles": 8}
+        return (
+            {**base, **by_rows},
+            {**base, **by_columns},
+            {**base, **by_rows, **wide},
+            {**base, **by_rows, "chunk": 320, "panel_tiles": 8},
+        )
 
     def build(self, work: Work, target: Target, choice: Choice) -> Lowered:
         from laudc.schedules._cpu_gemm import build_module
@@ -70,7 +68,21 @@ class ConvCpu(Schedule):
         return (weight, bias) if plan.spec.bias else (weight,)
 
 
-def _lanes(target: Target) -> int:
+def _parts(work: Work, base: Choice, cores: int) -> tuple[Choice, Choice]:
+    """How the work is cut for the cores: as it is best, then in the other way.
+
+    By rows, each core reads all weights; by columns, each gathers all rows. So what is larger is cut, and the columns
+    of a small map, which are divided evenly whatever rows are on.
+    """
+    plan = plan_of(work, base)
+    tiles = -(-plan.vectors // plan.tile_vectors)
+    columns = max(parts for parts in range(1, min(cores, tiles) + 1) if plan.groups == 1 or parts == 1)
+    by_rows = {"row_parts": cores, "column_parts": 1}
+    by_columns = {"row_parts": -(-cores // columns), "column_parts": columns}
+    return (by_columns, by_rows) if plan.pixels < plan.columns else (by_rows, by_columns)
+
+
+def lanes_of(target: Target) -> int:
     """float32 values in a vector register; the target counts those of its two multiply-add units."""
     return next(lanes for lanes in (16, 8, 4) if lanes == 4 or target.fp32_lanes_per_sm >= 2 * lanes)
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -25,9 +25,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-golden", action="store_true", help="write tests/golden anew instead of comparing")
 
 
-def pytest_configure() -> None:
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        os.environ.setdefault("OMP_NUM_THREADS", "1")  # the workers share the cores, and torch is not there yet
+@pytest.fixture(scope="session", autouse=True)
+def _one_torch_thread() -> None:
+    """The workers share the cores: torch's threads would only wait for each other."""
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        torch.set_num_threads(1)
 
 
 @pytest.fixture

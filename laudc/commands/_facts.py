@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from laudc.kernels.artifact import Description
     from laudc.plan import Plan
     from laudc.program import Program
 
@@ -113,3 +114,19 @@ def weights_words(source: Mapping[str, str]) -> str:
 def class_names(source: Mapping[str, str]) -> list[str]:
     """By index; empty where nobody said."""
     return [str(name) for name in json.loads(source.get("classes", "[]"))]
+
+
+def refuse_device(found: Description) -> None:
+    """ToolchainError where the file was compiled for a GPU that is not here."""
+    if found.kind == "compiled":
+        from laudc.compiled import check_gpu
+        from laudc.targets import Target
+
+        target = Target.from_json(found.manifest["target"])
+        if target.kind == "cuda":
+            check_gpu(target)
+
+
+def op_change_words(op_change: Mapping[str, int]) -> str:
+    """How many more or fewer of each operation a pass left."""
+    return ", ".join(f"{count:+d} {name}" for name, count in op_change.items()) or "kinds of operations stay"

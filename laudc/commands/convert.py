@@ -149,8 +149,7 @@ def _print(dynamic: DynamicModel, facts: list[BlockFacts], refusals: Sequence[Re
         table("left static", ("where", "why"), [(refusal.where, refusal.reason) for refusal in refusals])
     share = 100 * sum(one.share for one in able)
     height, width = example_shape(program)[2:]
-    click.echo(
-        f"{dynamic.static_macs() / 1e6:.0f} MMACs an image of {height}x{width}, {share:.0f}% of them in blocks that can skip"
-    )
+    mmacs = dynamic.static_macs() / 1e6
+    click.echo(f"{mmacs:.0f} MMACs an image of {height}x{width}, {share:.0f}% of them in blocks that can skip")
     click.echo(f"weights: {weights_words(program.source)}")
     click.echo(UNTRAINED if plan.rate is None else f"{RANDOM_MASKS} at rate {plan.rate:g} stand in for the maskers")

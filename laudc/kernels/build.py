@@ -69,11 +69,11 @@ def build_all(kernels: Iterable[Kernel], *, built: Callable[[Kernel], None] | No
     found: dict[str, Binary] = {}
     missing: list[tuple[str, Kernel]] = []
     for key, kernel in unique.items():
-        packed = cache.get(_entry(kernel, key))
-        if packed is None:
+        binary = _kept(kernel, key)
+        if binary is None:
             missing.append((key, kernel))
         else:
-            found[key] = Binary.unpack(packed)
+            found[key] = binary
             if built:
                 built(kernel)
     workers = min(len(missing), os.cpu_count() or 1)
@@ -81,17 +81,24 @@ def build_all(kernels: Iterable[Kernel], *, built: Callable[[Kernel], None] | No
     return found | build_missing(missing, built)
 
 
-def _entry(kernel: Kernel, key: str) -> str:
-    """The cache's key: a CUDA kernel is another thing with a compiler at hand than without."""
-    compiler = str(find_compiler(kernel.target.arch)) if kernel.target.kind == "cuda" else ""
-    return cache.key_of(_FORMAT, key, compiler)
+def _kept(kernel: Kernel, key: str) -> Binary | None:
+    """What the cache has; what was left without device code is built again once a compiler is here."""
+    packed = cache.get(_entry(key))
+    binary = None if packed is None else Binary.unpack(packed)
+    if binary is not None and binary.note and not isinstance(find_compiler(kernel.target.arch), Missing):
+        return None
+    return binary
+
+
+def _entry(key: str) -> str:
+    return cache.key_of(_FORMAT, key)
 
 
 def _build_here(missing: list[tuple[str, Kernel]], built: Callable[[Kernel], None] | None) -> dict[str, Binary]:
     made = {}
     for key, kernel in missing:
         made[key] = build(kernel)
-        cache.put(_entry(kernel, key), made[key].pack())
+        cache.put(_entry(key), made[key].pack())
         if built:
             built(kernel)
     return made
@@ -185,7 +192,7 @@ def _feed(
             worker.stdin.write(json.dumps(kernel.to_json()) + "\n")
             worker.stdin.flush()
             made[key] = _received(worker.stdout.readline(), path, kernel)
-            cache.put(_entry(kernel, key), made[key].pack())
+            cache.put(_entry(key), made[key].pack())
             if built:
                 built(kernel)
         worker.stdin.close()

@@ -34,7 +34,12 @@ class Region:
 
     def _name(self, node: fx.Node) -> str:
         op = self.program.op(node)
-        return op.spec.name if op is not None else str(node.target)
+        if op is not None:
+            return op.spec.name
+        called = node.target
+        if node.op == "call_module":
+            called = type(self.program.graph.get_submodule(cast(str, called)))
+        return getattr(called, "__name__", str(called))
 
     def conv(self, node: fx.Node) -> Conv2dSpec:
         """The spec of a node known to be a convolution."""

@@ -1,0 +1,161 @@
+"""`laudc inspect`: what a .laud file holds. Nothing in it is run."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from laudc.commands import _options
+from laudc.commands._facts import block_facts, block_table, maskers_untrained, op_change_words, weights_words
+from laudc.errors import ArtifactError, InputError, UnknownName
+
+if TYPE_CHECKING:
+    from laudc.kernels.artifact import Description
+    from laudc.plan import Plan
+    from laudc.program import Program
+
+_SOURCES = (".cu", ".py")
+_SHORT = 12  # of a hash
+
+
+@click.command("inspect", short_help="Show what a .laud file holds.", context_settings=_options.SETTINGS)
+@_options.artifact
+@click.option("--graph", is_flag=True, help="Print the program: of a compiled file, the lowered one.")
+@click.option("--kernel", "symbol", metavar="SYMBOL", help="Print the source of one kernel.")
+@_options.as_json
+def _inspect(artifact: Path, graph: bool, symbol: str | None, as_json: bool) -> None:
+    """Show the blocks, the plan, the passes that ran, the kernels, sizes, versions and hashes of ARTIFACT."""
+    if sum((graph, symbol is not None, as_json)) > 1:
+        raise InputError("--graph, --kernel and --json are three answers", "ask for one")
+    if symbol is not None:
+        click.echo(_kernel_source(artifact, symbol))
+        return
+    from laudc.kernels.artifact import describe
+
+    found = describe(artifact)
+    program, plan = _read(artifact, found)
+    if graph:
+        click.echo(found.lowered or program.text(), nl=False)
+    elif as_json:
+        from laudc.report.console import print_json
+
+        print_json(_facts(artifact, found, program, plan))
+    else:
+        _print(artifact, found, program, plan)
+
+
+COMMAND = _inspect
+
+
+def _read(artifact: Path, found: Description) -> tuple[Program, Plan | None]:
+    """The converted program, its weights included, and the plan."""
+    from laudc.kernels.archive import read_archive
+    from laudc.kernels.graph_file import program_from
+    from laudc.plan import Plan
+
+    program = program_from(found.graph, read_archive(artifact, kernels=False)[1]["weights.safetensors"])
+    plan = found.manifest.get("plan")
+    return program, None if plan is None else Plan.from_json(plan)
+
+
+def _kernel_source(artifact: Path, symbol: str) -> str:
+    from laudc.kernels.archive import read_archive
+
+    _, members = read_archive(artifact)
+    sources = {Path(name).stem: content for name, content in members.items() if name.endswith(_SOURCES)}
+    if not sources:
+        raise InputError(f"{artifact} holds no kernels", "give a file that `laudc compile` wrote")
+    if symbol not in sources:
+        raise UnknownName.among("kernel", symbol, sources)
+    return sources[symbol].decode()
+
+
+def _facts(artifact: Path, found: Description, program: Program, plan: Plan | None) -> dict[str, Any]:
+    return {
+        "file": str(artifact),
+        "bytes": artifact.stat().st_size,
+        **{key: value for key, value in found.manifest.items() if key != "plan"},
+        "source": dict(program.source),
+        "maskers_untrained": maskers_untrained(program),
+        "plan": None if plan is None else plan.to_json(),
+        "blocks": [asdict(one) for one in block_facts(program, plan)],
+        "refused": [asdict(refusal) for refusal in program.refusals],
+        "members": dict(found.members),
+    }
+
+
+def _print(artifact: Path, found: Description, program: Program, plan: Plan | None) -> None:
+    from laudc.report.console import table
+
+    manifest = found.manifest
+    table(f"{artifact}: {found.kind}", ("what", ""), _head(artifact, found, program, plan))
+    block_table("blocks", block_facts(program, plan))
+    if program.refusals:
+        table("left static", ("where", "why"), [(refusal.where, refusal.reason) for refusal in program.refusals])
+    try:
+        if found.kind == "compiled":
+            _print_compiled(found)
+    except (KeyError, TypeError) as error:
+        raise ArtifactError(f"{artifact} lacks {error} in its manifest", "compile it again") from error
+    groups: Counter[str] = Counter()
+    for name, size in found.members:
+        groups[name if "/" not in name else f"kernels/*{Path(name).suffix}"] += size
+    table("members", ("member", "MB", "sha256"), [
+        (name, round(size / 1e6, 3), manifest["hashes"].get(name, "")[:_SHORT]) for name, size in groups.items()
+    ])  # fmt: skip
+
+
+def _head(artifact: Path, found: Description, program: Program, plan: Plan | None) -> list[tuple[str, str]]:
+    manifest, source = found.manifest, program.source
+    lines = [
+        ("model", f"{source.get('model', 'unknown')} ({source.get('library', 'library unknown')})"),
+        ("weights", weights_words(source)),
+        ("maskers", "untrained" if maskers_untrained(program) else "changed since they were made"),
+        ("made by", ", ".join(f"{name} {number}" for name, number in manifest["versions"].items())),
+        ("size", f"{artifact.stat().st_size / 1e6:.1f} MB"),
+    ]
+    if plan is not None:
+        rate = "the maskers decide" if plan.rate is None else f"random masks at rate {plan.rate:g}"
+        lines.append(("plan", f"{plan.paradigm}, {rate}, seed {plan.seed}"))
+    if found.kind == "compiled":
+        device = manifest["target"]
+        made_on = f", made on {manifest['cpu']['name']}" if manifest.get("cpu") else ""
+        lines += [
+            ("target", f"{device['name']}: {device['title']}, {device['arch']}{made_on}"),
+            ("input", f"{manifest['dtype']} {'x'.join(map(str, manifest['shape']))}"),
+            ("left out", ", ".join(manifest["without"]) or "no fusion"),
+            ("buffers", f"{manifest['arena_bytes'] / 1e6:.1f} MB"),
+            ("lowered program", manifest["lowered"][:_SHORT]),
+        ]
+    return lines
+
+
+def _print_compiled(found: Description) -> None:
+    from laudc.report.console import table
+
+    sizes = {Path(name).stem: size for name, size in found.members if name.endswith(_SOURCES)}
+    calls = Counter(step["kernel"] for step in found.manifest["steps"])
+    table("passes", ("pass", "what changed"), [
+        (step["name"], op_change_words(step["op_change"]) if step["changed"] else "nothing")
+        for step in found.manifest["passes"]
+    ])  # fmt: skip
+    columns = ("kernel", "calls", "schedule", "choice", "registers", "spilled bytes", "source bytes")
+    table(f"{len(calls)} kernels", columns, [
+        (
+            symbol,
+            calls[symbol],
+            facts["schedule"],
+            " ".join(f"{key}={value}" for key, value in facts["choice"].items()),
+            facts["registers"],
+            facts["spill_bytes"],
+            sizes.get(symbol, 0),
+        )
+        for symbol, facts in found.manifest["kernels"].items()
+    ])  # fmt: skip
+    notes = {facts["note"] for facts in found.manifest["kernels"].values() if facts["note"]}
+    for note in sorted(notes):
+        click.echo(f"kernels stay source only: {note}")

@@ -1,0 +1,266 @@
+"""`laudc run`: images through a network, and what of it really ran."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import click
+
+from laudc.commands import _options
+from laudc.commands._facts import RANDOM_MASKS, UNTRAINED, class_names, maskers_untrained, refuse_device
+from laudc.errors import ArtifactError, InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from laudc.compiled import CompiledModel
+    from laudc.dynamic_model import DynamicModel
+    from laudc.kernels.artifact import Description
+    from laudc.plan import Plan
+    from laudc.program import Program
+
+    Model: TypeAlias = DynamicModel | CompiledModel
+
+_TOP = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Outcome:
+    """What the images gave."""
+
+    outputs: Tensor
+    decisions: Mapping[str, Tensor]
+    """Of all images; the padding of the last batch is left out."""
+    padded: int
+    """How many images the last batch lacked."""
+    median_ms: float
+    """Of one call."""
+
+
+@click.command("run", short_help="Classify images, with the work skipped.", context_settings=_options.SETTINGS)
+@_options.artifact
+@click.argument("images", type=click.Path(path_type=Path), nargs=-1, required=True)
+@_options.rate
+@click.option("--repeat", type=click.IntRange(min=1), default=10, help="Calls that the time is the median of.")
+@_options.trust
+@_options.seed
+@_options.as_json
+def _run(
+    artifact: Path, images: tuple[Path, ...], rate: float | None, repeat: int, trust: bool, seed: int, as_json: bool
+) -> None:
+    """Run IMAGES through ARTIFACT: the five best classes, what share of each block ran, and the time.
+
+    A compiled file runs its kernels. A converted one runs dense and masked on torch: the same numbers, nothing saved.
+    """
+    from laudc.kernels.artifact import describe, load
+    from laudc.plan import check_rate
+    from laudc.report.console import print_json, progress
+
+    if rate is not None:
+        check_rate(rate)
+    found = describe(artifact)
+    refuse_device(found)
+    shape = _input_shape(artifact, found)
+    inputs = _read_images(images, found, shape)
+    with progress(f"loading {artifact}") as now:
+        model = load(artifact, trust=trust)
+        now("running")
+        program, plan = _parts(model)
+        nominal = _nominal(plan, rate)
+        outcome = _measured(
+            model, inputs, batch=shape[0] if found.kind == "compiled" else 1, rate=nominal, seed=seed, repeat=repeat
+        )
+    facts = _facts(artifact, images, model, outcome, nominal=nominal, repeat=repeat)
+    if as_json:
+        print_json(facts)
+    else:
+        _print(program, plan, outcome, images, facts)
+
+
+COMMAND = _run
+
+
+# ---- before anything runs
+
+
+def _input_shape(artifact: Path, found: Description) -> tuple[int, ...]:
+    """(B, C, H, W)."""
+    try:
+        given = found.manifest["shape"] if found.kind == "compiled" else found.graph["nodes"][0]["input"][0]
+        batch, channels, height, width = map(int, given)
+    except (KeyError, IndexError, TypeError, ValueError) as error:
+        raise ArtifactError(f"{artifact} does not say what it reads", "make it again") from error
+    return batch, channels, height, width
+
+
+def _read_images(images: Sequence[Path], found: Description, shape: tuple[int, ...]) -> Tensor:
+    import torch
+
+    from laudc.preprocess import Preprocessing, load_image
+
+    text = found.graph.get("source", {}).get("preprocessing")
+    record = Preprocessing() if text is None else Preprocessing.from_json(text)
+    size, channels = (shape[2], shape[3]), shape[1]
+    return torch.cat([load_image(path, record, size=size, channels=channels) for path in images])
+
+
+def _parts(model: Model) -> tuple[Program, Plan | None]:
+    from laudc.dynamic_model import DynamicModel
+
+    return (model.program, model.plan) if isinstance(model, DynamicModel) else (model.lowering.converted, model.plan)
+
+
+def _nominal(plan: Plan | None, rate: float | None) -> float | None:
+    if plan is None and rate is not None:
+        raise InputError("the network is static: it has no masks to set", "leave --rate out")
+    return rate if rate is not None or plan is None else plan.rate
+
+
+# ---- running
+
+
+def _measured(model: Model, inputs: Tensor, *, batch: int, rate: float | None, seed: int, repeat: int) -> _Outcome:
+    import torch
+
+    padded = -len(inputs) % batch
+    whole = torch.cat([inputs, inputs[-1:].expand(padded, -1, -1, -1)])
+    outputs, decided = [], []
+    with torch.inference_mode():
+        for call, images in enumerate(whole.split(batch)):
+            masks = _masks(model, batch, rate, seed, call)
+            outputs.append(_call(model, images, masks))
+            decided.append({key: mask.cpu() for key, mask in model.decisions.items()})
+        images, masks = whole[:batch], _masks(model, batch, rate, seed, 0)
+        times_ms = [_timed_ms(model, images, masks) for _ in range(repeat)]
+    keys = decided[0]
+    return _Outcome(
+        outputs=torch.cat(outputs)[: len(inputs)],
+        decisions={key: torch.cat([one[key] for one in decided])[: len(inputs)] for key in keys},
+        padded=padded,
+        median_ms=statistics.median(times_ms),
+    )
+
+
+def _masks(model: Model, batch: int, rate: float | None, seed: int, call: int) -> dict[str, Tensor] | None:
+    from laudc.dynamic_model import mask_shapes
+    from laudc.rates import stratified_masks
+
+    program, plan = _parts(model)
+    if rate is None or plan is None:
+        return None
+    return stratified_masks(mask_shapes(program, plan), batch=batch, rate=rate, seed=seed, call=call)
+
+
+def _call(model: Model, images: Tensor, masks: Mapping[str, Tensor] | None) -> Tensor:
+    from laudc.compiled import CompiledModel
+
+    device = model.target.kind if isinstance(model, CompiledModel) else "cpu"
+    out: Tensor = model(images.to(device), masks)
+    return out.float().cpu()  # also waits for the device
+
+
+def _timed_ms(model: Model, images: Tensor, masks: Mapping[str, Tensor] | None) -> float:
+    start = time.perf_counter()
+    _call(model, images, masks)
+    return 1e3 * (time.perf_counter() - start)
+
+
+# ---- what is said
+
+
+def _facts(
+    artifact: Path, images: Sequence[Path], model: Model, outcome: _Outcome, *, nominal: float | None, repeat: int
+) -> dict[str, Any]:
+    from laudc.compiled import CompiledModel
+    from laudc.rates import executed_rates
+
+    program, plan = _parts(model)
+    compiled = model if isinstance(model, CompiledModel) else None
+    rates = executed_rates(outcome.decisions)
+    static, executed = _macs(program, outcome.decisions)
+    units = sum(mask.numel() for mask in outcome.decisions.values())
+    on = sum(rates[key] * mask.numel() for key, mask in outcome.decisions.items())
+    return {
+        "file": str(artifact),
+        "runs_on": f"kernels for {compiled.target.name}" if compiled else "torch, dense and masked",
+        "weights": program.source.get("weights", "unknown"),
+        "masks": "none" if plan is None else RANDOM_MASKS if nominal is not None else "the maskers'",
+        "maskers_untrained": maskers_untrained(program),
+        "nominal_rate": nominal,
+        "executed_rate": round(on / units, 4) if units else None,
+        "rates": {key: round(rate, 4) for key, rate in rates.items()},
+        "static_mmacs": round(static / 1e6, 3),
+        "executed_mmacs": round(executed / 1e6, 3),
+        "batch": compiled.shape[0] if compiled else 1,
+        "padded": outcome.padded,
+        "median_ms": round(outcome.median_ms, 3),
+        "repeat": repeat,
+        "images": [
+            {"image": str(path), "top": _top(output, class_names(program.source))}
+            for path, output in zip(images, outcome.outputs, strict=True)
+        ],
+    }
+
+
+def _macs(program: Program, decisions: Mapping[str, Tensor]) -> tuple[float, float]:
+    """The network's multiply-accumulates per image: static, and executed with the maskers'."""
+    from laudc.flops import block_macs, static_macs
+
+    static = static_macs(program)
+    return static, static + sum(float(one.executed) - one.dense for one in block_macs(program, decisions))
+
+
+def _top(output: Tensor, names: Sequence[str]) -> list[dict[str, Any]]:
+    """The best classes, likeliest first; none where the output is not one number a class."""
+    if output.ndim != 1:
+        return []
+    likely = output.softmax(0).topk(min(_TOP, len(output)))
+    known = names if len(names) == len(output) else []
+    return [
+        {"index": index, "class": known[index] if known else None, "probability": round(share, 4)}
+        for share, index in zip(likely.values.tolist(), likely.indices.tolist(), strict=True)
+    ]
+
+
+def _print(
+    program: Program, plan: Plan | None, outcome: _Outcome, images: Sequence[Path], facts: Mapping[str, Any]
+) -> None:
+    from laudc.flops import block_macs
+    from laudc.report.console import table
+
+    for path, output in zip(images, outcome.outputs, strict=True):
+        best = _top(output, class_names(program.source))
+        rows = [(one["class"] or f"class {one['index']}", one["probability"]) for one in best]
+        table(f"{path}", ("class", "probability"), rows)
+    if facts["weights"] == "random":
+        click.echo("weights: random, the classes mean nothing")
+    costs = {one.name: one for one in block_macs(program, outcome.decisions)}
+    what_ran: list[tuple[str, float, float, float]] = []
+    for key in outcome.decisions:
+        cost = costs[key.rpartition(".")[0]]
+        what_ran.append((key, facts["rates"][key], round(cost.dense / 1e6, 1), round(float(cost.executed) / 1e6, 1)))
+    if what_ran:
+        table("what ran", ("masks", "executed rate", "dense MMACs", "executed MMACs"), what_ran)
+    _print_summary(plan, facts)
+
+
+def _print_summary(plan: Plan | None, facts: Mapping[str, Any]) -> None:
+    forced = facts["nominal_rate"] is not None
+    if forced:
+        click.echo(f"{RANDOM_MASKS}: nominal rate {facts['nominal_rate']}, executed {facts['executed_rate']}")
+    elif plan is not None:
+        click.echo(f"executed rate {facts['executed_rate']}" + (f"; {UNTRAINED}" if facts["maskers_untrained"] else ""))
+    click.echo(f"{facts['executed_mmacs']} MMACs an image, {facts['static_mmacs']} static")
+    if facts["padded"]:
+        click.echo(f"the last batch of {facts['batch']} was filled with {facts['padded']} copies of the last image")
+    label = f" ({RANDOM_MASKS})" if forced else ""
+    click.echo(
+        f"{facts['median_ms']} ms a call of {facts['batch']}, median of {facts['repeat']}{label}, on {facts['runs_on']}"
+    )
+    if facts["runs_on"] == "torch, dense and masked":
+        click.echo("nothing is skipped there: compile it to save the time")

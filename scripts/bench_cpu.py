@@ -1,0 +1,124 @@
+"""Measure ResNet-50 on this CPU: every block dynamic, stratified random masks, against rate 1 and against torch.
+
+    python scripts/bench_cpu.py [-o docs/benchmarks/cpu]      writes FILE.json (raw samples) and FILE.md (the table)
+
+Batch 1, 224 x 224, float32, random weights (time does not depend on them once the rates are fixed). All variants
+run in one process on the same threads, interleaved round by round; the figures are medians. Each call at a rate gets
+fresh masks. torch eager is the static network in inference mode, the faster of its two memory formats.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import laudc
+from laudc.flops import block_macs
+from laudc.kernels.cpu_features import detect_cpu
+
+CASES = {"layer": None, "spatial": "4-4-2-1", "channel": "16"}
+RATES = (1.0, 0.5, 0.0)
+BARS = {"layer": 0.65, "spatial": 0.75, "channel": 0.62}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("-o", "--output", type=Path, default=Path("docs/benchmarks/cpu"))
+    parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--network", default="resnet50")
+    options = parser.parse_args()
+
+    import torch
+    import torchvision
+
+    from laudc.dynamic_model import mask_shapes
+    from laudc.models import condition_random
+    from laudc.rates import stratified_masks
+
+    torch.manual_seed(0)
+    model = torchvision.models.get_model(options.network, weights=None).eval()
+    image = torch.randn(1, 3, 224, 224)
+    variants: dict[str, Callable[[int], object]] = {}
+    ratios: dict[str, float] = {}
+    for paradigm, granularity in CASES.items():
+        dynamic = laudc.transform(model, image, paradigm=paradigm, granularity=granularity).eval()
+        condition_random(dynamic.program)
+        compiled = laudc.compile(dynamic, "cpu")
+        shapes = mask_shapes(dynamic.program, dynamic.plan)
+        for rate in RATES:
+            pool = [stratified_masks(shapes, batch=1, rate=rate, seed=0, call=call) for call in range(options.rounds)]
+            variants[f"{paradigm} {rate:g}"] = lambda call, compiled=compiled, pool=pool: compiled(image, pool[call])
+            spent = [sum(float(b.executed) for b in block_macs(dynamic.program, masks)) for masks in pool]
+            dense = sum(b.dense for b in block_macs(dynamic.program, pool[0]))
+            whole = dynamic.static_macs()
+            ratios[f"{paradigm} {rate:g}"] = (statistics.mean(spent) + whole - dense) / whole
+    static = laudc.compile(model, "cpu")
+    variants["static, compiled by laudc"] = lambda call: static(image)
+    last = model.to(memory_format=torch.channels_last)
+    variants["torch eager, channels_last"] = lambda call: last(image.contiguous(memory_format=torch.channels_last))
+    plain = torchvision.models.get_model(options.network, weights=None).eval()
+    variants["torch eager"] = lambda call: plain(image)
+
+    samples: dict[str, list[float]] = {name: [] for name in variants}
+    with torch.inference_mode():
+        for run in variants.values():
+            for call in range(3):
+                run(call)
+        for call in range(options.rounds):
+            for name, run in variants.items():
+                start = time.perf_counter()
+                run(call)
+                samples[name].append((time.perf_counter() - start) * 1e3)
+
+    cpu = detect_cpu()
+    facts = {
+        "command": f"python scripts/bench_cpu.py --rounds {options.rounds} --network {options.network}",
+        "cpu": cpu.name,
+        "lanes": cpu.vector_lanes_fp32,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "laudc": laudc.__version__,
+    }
+    text = table(samples, ratios, facts)
+    print(text)
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    raw = {"facts": facts, "flop_ratio": ratios, "samples_ms": samples}
+    options.output.with_suffix(".json").write_text(json.dumps(raw, indent=1) + "\n")
+    options.output.with_suffix(".md").write_text(text)
+
+
+def table(samples: dict[str, list[float]], ratios: dict[str, float], facts: dict[str, object]) -> str:
+    """The figures as Markdown."""
+    medians = {name: statistics.median(times) for name, times in samples.items()}
+    eager = min(medians["torch eager"], medians["torch eager, channels_last"])
+    lines = [
+        f"# ResNet on a CPU ({facts['cpu']}, {facts['threads']} threads, float32, batch 1)",
+        "",
+        f"`{facts['command']}`, torch {facts['torch']}. Random weights, stratified random masks, every block dynamic,",
+        "medians of interleaved rounds in one process (in brackets the middle half).",
+        "",
+        "| variant | ms | FLOP ratio | against its own rate 1 | against torch eager | bar |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for name, times in samples.items():
+        low, _, high = statistics.quantiles(times, n=4)
+        paradigm, _, rate = name.partition(" ")
+        own = f"{medians[name] / medians[f'{paradigm} 1']:.2f}" if paradigm in CASES else ""
+        flops = f"{ratios[name]:.2f}" if name in ratios else ""
+        bar = {"0.5": f"<= {BARS[paradigm]} of rate 1", "1": "<= 2.5 of eager"}.get(rate, "") if paradigm in CASES else ""
+        lines.append(
+            f"| {name} | {medians[name]:.1f} ({low:.1f} to {high:.1f}) | {flops} | {own} | {medians[name] / eager:.2f} | {bar} |"
+        )
+    slower = [name for name in samples if name.endswith(" 0.5") and medians[name] > eager]
+    lines += ["", f"Slower than torch eager in spite of skipping half: {', '.join(slower) or 'none'}.", ""]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

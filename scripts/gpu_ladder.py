@@ -1,0 +1,68 @@
+"""Climb the equality ladder on the GPU that is here, for real networks with random weights.
+
+    python scripts/gpu_ladder.py --build h200      anywhere: build the kernels into the cache ($LAUDC_CACHE)
+    python scripts/gpu_ladder.py h200 -o FILE      on the device: climb, write the raw errors as JSON lines
+
+Where TVM's compiler is absent (only its runtime), the second finds its kernels in the cache of the first.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import laudc
+from laudc.ladder import climb
+
+CASES = [
+    # network, paradigm, data type, batch, size
+    ("resnet18", "spatial+channel", "float16", 3, (200, 232)),
+    ("resnet50", "spatial", "float16", 4, (224, 224)),
+    ("resnet50", "layer", "float16", 4, (224, 224)),
+    ("resnet50", "channel", "float16", 4, (224, 224)),
+    ("resnet50", "spatial+channel", "float16", 1, (224, 224)),
+    ("resnet50", "spatial", "float32", 2, (224, 224)),
+    ("resnext50_32x4d", "spatial+channel", "float16", 2, (224, 224)),
+    ("resnet101", "layer", "float16", 8, (224, 224)),
+]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("target")
+    parser.add_argument("--build", action="store_true", help="only build the kernels")
+    parser.add_argument("-o", "--output", type=Path, default=Path("gpu-ladder.jsonl"))
+    options = parser.parse_args()
+    import torchvision  # after laudc, which repairs it
+    from laudc.models import condition_random
+
+    lines = []
+    for network, paradigm, dtype, batch, size in CASES:
+        import torch
+
+        torch.manual_seed(0)
+        model = torchvision.models.get_model(network, weights=None).eval()
+        dynamic = laudc.transform(model, torch.randn(1, 3, *size), paradigm=paradigm)
+        condition_random(dynamic.program)
+        start = time.perf_counter()
+        compiled = laudc.compile(dynamic.eval(), options.target, batch, dtype=dtype)
+        case = {"network": network, "paradigm": paradigm, "dtype": dtype, "batch": batch, "size": size}
+        print(case, f"{len(compiled.binaries)} kernels in {time.perf_counter() - start:.1f} s", flush=True)
+        if options.build:
+            continue
+        rungs = climb(compiled)
+        worst = max(rungs, key=lambda rung: rung.error / rung.bar if rung.bar else 0)
+        failed = [rung for rung in rungs if not rung.passed]
+        print(f"  {len(rungs)} rungs, worst {worst.name} {worst.where}: {worst.error:.1e} of {worst.bar:.1e}")
+        for rung in failed:
+            print(f"  FAILED {rung}")
+        lines += [json.dumps(case | asdict(rung) | {"passed": rung.passed}) for rung in rungs]
+    if not options.build:
+        options.output.write_text("\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,275 @@
+"""Every CUDA convolution and linear layer on a device, against torch in float64.
+
+Every draw has fresh random masks. Operands are poisoned where they are undefined (NaN past a sample's channels and
+past a list's rows, wild numbers past a list's count) and so are results, which shows what was read or written amiss.
+
+Where TVM's compiler is at hand the kernels are built here. A machine that has only its runtime is sent a folder:
+
+    python tests/gpu/test_conv_cuda_device.py pack             every kernel, built for sm_90a
+    pytest -m gpu tests/gpu/test_conv_cuda_device.py                   uses .gpu_conv if it is there
+    python tests/gpu/test_conv_cuda_device.py check [WORD [BATCH]]   the same without pytest's plug-ins
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).parent))
+from conv_cases import GENERAL, RESNET50, TENSOR_CORE, Case
+
+from laudc.kernels.build import Binary, build
+from laudc.kernels.kernel import Kernel
+from laudc.kernels.run import load_functions
+from laudc.ops._lists import make_channel_list, make_row_list
+from laudc.ops.base import Op
+from laudc.ops.conv2d import Conv2d, Conv2dSpec
+from laudc.ops.linear import Linear, LinearSpec
+from laudc.schedules import SCHEDULES, Choice, Schedule, Work
+from laudc.targets import TARGETS
+
+FOLDER = Path(__file__).resolve().parents[2] / ".gpu_conv"
+ARCH = "sm_90a"
+BATCH = 3
+TORCH = {"float32": torch.float32, "float16": torch.float16}
+TOLERANCE = {"float32": 1e-5, "float16": 2e-3}
+"""Against float64: a few hundred to a few thousand products in float32; float16 adds one rounding of the result."""
+
+DRAWS = ((1, 0.5), (3, 0.1), (128, 0.5), (3, 0.0), (3, 1.0))
+"""Batch and rate."""
+
+EVERY_TILE = {"1x1", "3x3", "5 channels", "between units of 2", "residual", "rows in place", "depthwise", "masker"}
+"""General cases that are tried with every tile; the others with the first."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Variant:
+    """A kernel to check: `target` decides the code, the device's own architecture the machine code."""
+
+    schedule: str
+    case: Case
+    dtype: str
+    choice: Choice
+    target: str
+
+    def __str__(self) -> str:
+        numbers = "-".join(map(str, self.choice.values()))
+        return f"{self.schedule} on {self.target}: {self.case.name}, {self.dtype}, {numbers}"
+
+    @property
+    def path(self) -> Path:
+        return FOLDER / hashlib.sha256(str(self).encode()).hexdigest()[:16]
+
+    @property
+    def kernel(self) -> Kernel:
+        work, target = self.case.work(BATCH, self.dtype), TARGETS[self.target]
+        return Kernel(schedule=self.schedule, work=work, batch=BATCH, choice=self.choice, target=target)
+
+
+def variants() -> Iterator[Variant]:
+    for dtype in ("float32", "float16"):
+        for case in GENERAL:
+            yield from of("conv-simt", case, dtype, every=case.name in EVERY_TILE)
+        for case in RESNET50:
+            yield from of("conv-simt", case, dtype)
+    for schedule in ("conv-wgmma", "conv-mma"):
+        for case in TENSOR_CORE:
+            yield from of(schedule, case, "float16", every=True)
+        for case in RESNET50[1:]:
+            yield from of(schedule, case, "float16")
+    for case in TENSOR_CORE:
+        yield from of("conv-mma", case, "float16", target="a100")
+
+
+def of(schedule: str, case: Case, dtype: str, *, every: bool = False, target: str = "h200") -> Iterator[Variant]:
+    """The kernels of a case: with the first tile or with each."""
+    choices = SCHEDULES[schedule].choices(case.work(BATCH, dtype), TARGETS[target])
+    for choice in choices if every else choices[:1]:
+        yield Variant(schedule=schedule, case=case, dtype=dtype, choice=choice, target=target)
+
+
+def built(variant: Variant) -> Binary:
+    """The kernel, its machine code for the device's architecture whatever the target's."""
+    from laudc.kernels.toolchain import Missing, compile_cubin, find_compiler
+
+    binary = build(variant.kernel)
+    if variant.kernel.target.arch == ARCH:
+        return binary
+    compiler = find_compiler(ARCH)
+    assert not isinstance(compiler, Missing)
+    return replace(binary, cubin=compile_cubin(binary.source, ARCH, compiler).cubin)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Draw:
+    """Operands in their logical shapes, and weights."""
+
+    operands: Mapping[str, Tensor]
+    weights: Mapping[str, Tensor]
+
+
+def draw(case: Case, *, dtype: str, batch: int, rate: float, seed: int, device: str = "cpu") -> Draw:
+    """Fresh operands; `rate` is the share of rows and of channel units that are on."""
+    generator = torch.Generator(device).manual_seed(seed)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator, device=device)
+
+    spec, kind = case.spec, TORCH[dtype]
+    weights = {}
+    for name, shape in spec.weights().items():
+        values = normal(*shape)
+        weights[name] = (values / math.prod(shape[1:]) ** 0.5).to(kind).float() if name == "weight" else values
+    if isinstance(spec, LinearSpec):
+        return Draw(operands={"x": normal(batch, spec.in_features).to(kind)}, weights=weights)
+
+    def chance(*shape: int) -> Tensor:
+        return torch.rand(shape, generator=generator, device=device) < rate
+
+    operands: dict[str, Tensor] = {}
+    height, width = case.out_size
+    x_type = case.work(batch, dtype).operands[0]
+    x = normal(*x_type.shape).to(kind)
+    if spec.rows:
+        rows = make_row_list(chance(batch, height, width))
+        count = int(rows[batch])
+        rows[batch + 1 + count :] = -77_777_777
+        operands["rows"] = rows
+        if spec.gathered:
+            x[count:] = torch.nan
+    if spec.channels_in or spec.channels_out:
+        channels = make_channel_list(chance(batch, case.decisions))
+        on = channels[:, :1]
+        places = torch.arange(channels.shape[1], device=device)
+        channels = torch.where(places > on, -77_777_777, channels).to(torch.int32)
+        operands["channels"] = channels
+        if spec.channels_in:
+            columns = torch.arange(spec.in_channels, device=device)
+            past = columns >= on * spec.channels_in
+            x = torch.where(past[:, :, None, None], torch.nan, x).to(kind)
+    if spec.residual != "none":
+        operands["residual"] = normal(batch, spec.out_channels, height, width).to(kind)
+    return Draw(operands={"x": x, **operands}, weights=weights)
+
+
+def expected(case: Case, drawn: Draw) -> tuple[Tensor, ...]:
+    """What torch computes in float64: NaN where nothing is asked for."""
+    op: Op = (Linear if isinstance(case.spec, LinearSpec) else Conv2d).empty(case.spec)
+    op = op.double().to(drawn.operands["x"].device)
+    operands = [drawn.operands[name] for name in case.spec.operands]
+    with torch.no_grad():
+        for name, weight in drawn.weights.items():
+            getattr(op, name).copy_(weight)
+        results = op(*(value.double() if value.is_floating_point() else value for value in operands))
+    return results if isinstance(results, tuple) else (results,)
+
+
+def stored(tensor: Tensor) -> Tensor:
+    """As it lies in memory: maps channels-last."""
+    return tensor.permute(0, 2, 3, 1).contiguous() if tensor.ndim == 4 else tensor.contiguous()
+
+
+def arguments(schedule: Schedule, work: Work, choice: Choice, drawn: Draw) -> tuple[list[Tensor], list[Tensor]]:
+    """What a kernel is called with: all arguments, and the results among them, poisoned."""
+    device = drawn.operands["x"].device
+    in_place = isinstance(work.spec, Conv2dSpec) and work.spec.residual == "in_place"
+    read = [name for name in work.spec.operands if not (in_place and name == "residual")]
+    packed = schedule.pack(work, choice, {name: weight.cpu() for name, weight in drawn.weights.items()})
+    results = [
+        stored(torch.full(type_.shape, torch.nan, dtype=TORCH[type_.dtype], device=device)) for type_ in work.results
+    ]
+    if in_place:
+        results[0] = stored(drawn.operands["residual"]).clone()
+    operands = [stored(drawn.operands[name]) for name in read]
+    return [*operands, *(tensor.to(device) for tensor in packed), *results], results
+
+
+def fault(case: Case, drawn: Draw, results: list[Tensor], dtype: str) -> str | None:
+    """What is wrong with a kernel's results, or None."""
+    for result, reference in zip(results, expected(case, drawn), strict=True):
+        wanted = stored(reference)
+        undefined = wanted.isnan()
+        if not result[undefined].isnan().all():
+            return "something was written that nobody asked for"
+        error = (result.double() - wanted)[~undefined].norm()
+        relative = (error / wanted[~undefined].norm().clamp_min(1e-30)).item()
+        if not relative <= TOLERANCE[dtype]:
+            return f"relative error {relative:.2e}"
+    return None
+
+
+def check(variant: Variant, function: Callable[..., object], *, most: int = 128) -> str | None:
+    """Run every draw of at most that batch; what is wrong with the first bad one, or None."""
+    case, dtype, schedule = variant.case, variant.dtype, SCHEDULES[variant.schedule]
+    # A map of a real network at batch 128 takes the float64 reference seconds.
+    largest = min(most, 128 if math.prod(case.size) < 400 else 3)
+    for seed, (batch, rate) in enumerate(DRAWS):
+        if batch > largest:
+            continue
+        drawn = draw(case, dtype=dtype, batch=batch, rate=rate, seed=seed, device="cuda")
+        given, results = arguments(schedule, case.work(batch, dtype), variant.choice, drawn)
+        function(*given)
+        torch.cuda.synchronize()
+        wrong = fault(case, drawn, results, dtype)
+        if wrong:
+            return f"{variant}, batch {batch}, rate {rate}: {wrong}"
+    return None
+
+
+def loaded(variant: Variant) -> Callable[..., object]:
+    binary = Binary.unpack(variant.path.read_bytes()) if FOLDER.is_dir() else built(variant)
+    return load_functions({"it": binary}, device="cuda")["it"]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("variant", variants(), ids=str)
+def test_a_device_kernel_equals_its_reference(variant: Variant) -> None:
+    if not torch.cuda.is_available() or torch.cuda.get_device_capability() != (9, 0):
+        pytest.skip("the kernels of these cases are for sm_90a")
+    assert check(variant, loaded(variant)) is None
+
+
+def _pack_one(variant: Variant) -> str:
+    binary = built(variant)
+    variant.path.write_bytes(binary.pack())
+    return f"{variant}: {binary.registers} registers, {binary.spill_bytes} bytes spilled"
+
+
+def pack() -> None:
+    """Build every kernel into the folder, for a machine without a compiler."""
+    FOLDER.mkdir(exist_ok=True)
+    todo = [variant for variant in variants() if not variant.path.exists()]
+    with ProcessPoolExecutor(2) as pool:
+        for said in pool.map(_pack_one, todo):
+            print(said, flush=True)
+
+
+def check_all(word: str, most: int) -> int:
+    """Check what is packed, print what is wrong, return how many are."""
+    began, wrong, count = time.time(), [], 0
+    for variant in variants():
+        if word in str(variant):
+            count += 1
+            found = check(variant, loaded(variant), most=most)
+            if found:
+                wrong.append(found)
+                print("WRONG", found, flush=True)
+    print(f"{count} kernels, {len(wrong)} wrong, {time.time() - began:.0f} s", flush=True)
+    return len(wrong)
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "pack":
+        pack()
+    else:
+        sys.exit(check_all(*sys.argv[2:3] or ("",), most=int(sys.argv[3]) if len(sys.argv) > 3 else 128))
