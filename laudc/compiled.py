@@ -16,9 +16,13 @@ from laudc.kernels.executable import Executable, make_executable
 from laudc.kernels.run import Runner
 from laudc.passes.bind_kernels import BindKernels
 from laudc.plan import Plan
-from laudc.program import Program, input_type, program_for
+from laudc.program import Program, input_type, program_for, types_of
 from laudc.rates import executed_rates, stratified_masks
 from laudc.targets import Target
+
+
+_MOST_ELEMENTS = 2**31
+_LARGEST_BATCH = 65535
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,9 +44,19 @@ def lower(
     frozen = program_for(converted, shape)
     frozen.graph.eval()
     typed = program_for(frozen, shape, dtype=dtype)
+    _refuse_too_large(typed)
     passes = (*pipeline.lowering({"target": target}, without=without), BindKernels(target=target))
     lowered, steps = pipeline.run(typed, passes)
     return Lowering(converted=frozen, lowered=lowered, steps=steps, executable=make_executable(lowered))
+
+
+def _refuse_too_large(program: Program) -> None:
+    """Kernels count elements in 32 bits."""
+    largest = max((type_.numel for node in program.nodes for type_ in types_of(node)), default=0)
+    batch = input_type(program).shape[0]
+    if largest >= _MOST_ELEMENTS or batch > _LARGEST_BATCH:
+        fits = min(_LARGEST_BATCH, (_MOST_ELEMENTS - 1) * batch // largest)
+        raise InputError(f"at batch {batch} a map has {largest} elements", f"compile for a batch of at most {fits}")
 
 
 @dataclass(kw_only=True)

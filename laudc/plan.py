@@ -76,7 +76,7 @@ class Plan:
 
 def _decision_from(row: object) -> Decision:
     match row:
-        case [str(block), str(paradigm), int(granularity)]:
+        case [str(block), str(paradigm), int(granularity)] if granularity >= 0:
             return Decision(block=block, paradigm=paradigm, granularity=granularity)
         case _:
             raise PlanError(f"the plan holds {row!r} where a decision belongs", "make it again with `laudc convert`")

@@ -10,13 +10,16 @@ from __future__ import annotations
 import functools
 import hashlib
 from collections.abc import Callable, Mapping
+from typing import cast
 
 import torch
 from torch import Tensor, fx, nn
+from torch.fx.node import Argument, Target
 
 from laudc.capture import capture
 from laudc.ops import OPS, Op, Spec
 from laudc.ops._masker import Masker
+from laudc.ops.conv2d import Conv2d
 from laudc.ops.patch_masker import PatchMaskerSpec
 from laudc.passes import PASSES
 from laudc.passes.find_blocks import FindBlocks
@@ -147,6 +150,17 @@ def around(program: Program, name: str) -> tuple[Program, Program]:
     return before, after
 
 
+@functools.cache
+def tiny_around(name: str, paradigm: str = "spatial") -> tuple[Program, Program]:
+    """TinyNet before and after one pass of the lowering."""
+    return around(tiny_converted(paradigm), name)
+
+
+def change_text(before: Program, after: Program) -> str:
+    """Two programs, one above the other, for a golden file."""
+    return f"{before.text()}\nbecomes\n\n{after.text()}"
+
+
 def filled(spec: Spec, generator: torch.Generator) -> Op:
     """The operation with random weights, about as large as keeps its output about as large as its input."""
     op = OPS[spec.name].empty(spec)
@@ -169,17 +183,15 @@ class Sketch:
     """
 
     def __init__(self, *, seed: int = 0) -> None:
-        self._program = Program(graph=fx.GraphModule(nn.Module(), fx.Graph()))
+        self._program = Program(graph=fx.GraphModule(nn.Module().eval(), fx.Graph()))
         self._generator = torch.Generator().manual_seed(seed)
         self._decided: dict[str, tuple[fx.Node, fx.Node]] = {}
 
     def input(self, *shape: int) -> fx.Node:
-        """The image batch (and the place where masks come in)."""
-        graph = self._program.graph.graph
-        x = graph.placeholder("x")
-        x.meta["types"] = (TensorType(shape=shape, dtype="float32"),)
-        self._masks = graph.placeholder("masks", default_value=None)
-        return x
+        """The image batch."""
+        self._x = self._program.graph.graph.placeholder("x")
+        self._x.meta["types"] = (TensorType(shape=shape, dtype="float32"),)
+        return self._x
 
     def op(self, name: str, spec: Spec, *operands: fx.Node, block: str = "") -> fx.Node:
         """One call of an operation with random weights."""
@@ -189,7 +201,7 @@ class Sketch:
         """The decisions of a spatial masker called `name`."""
         channels = types_of(x)[0].shape[1]
         node = self.op(name, PatchMaskerSpec(key=name, channels=channels, granularity=granularity), x, block=block)
-        node.args = (x, self._masks)
+        node.args = (x, self._masks())
         mask, logits = elements(node, "mask", "logits")
         self._decided[name] = (mask, logits)
         return mask
@@ -203,8 +215,15 @@ class Sketch:
     def returns(self, value: fx.Node) -> Program:
         """The finished program."""
         graph = self._program.graph.graph
-        graph.output((value, dict(self._decided)))
+        graph.output((value, dict(self._decided)) if self._decided else value)
         return self._program.finished()
+
+    def _masks(self) -> fx.Node:
+        """The second input, which comes with the first masker."""
+        graph = self._program.graph.graph
+        known = [node for node in graph.nodes if node.target == "masks"]
+        with graph.inserting_after(self._x):
+            return known[0] if known else graph.placeholder("masks", default_value=None)
 
 
 # ---- decisions
@@ -243,6 +262,23 @@ def same_output(
     for key, (mask, logits) in decided.items():
         assert torch.equal(mask, decided_too[key][0]), f"the decisions of {key} differ"
         torch.testing.assert_close(decided_too[key][1], logits, atol=tolerance * float(logits.abs().max()), rtol=0)
+
+
+class _Overwriting(fx.Interpreter):
+    def call_module(self, target: Target, args: tuple[Argument, ...], kwargs: dict[str, object]) -> object:
+        out = super().call_module(target, args, kwargs)
+        op = self.module.get_submodule(cast(str, target))
+        if not isinstance(op, Conv2d) or op.spec.residual != "in_place":
+            return out
+        buffer = cast(Tensor, args[-1])
+        return buffer.copy_(out)
+
+
+def run_overwriting(program: Program, x: Tensor, masks: Mapping[str, Tensor] | None = None) -> Tensor:
+    """What comes out where an update in place really writes into its buffer (the reference writes into a copy)."""
+    with torch.no_grad():
+        out = _Overwriting(program.graph).run(x, masks)
+    return cast(Tensor, out[0])
 
 
 def state_hash(model: nn.Module) -> str:

@@ -34,22 +34,27 @@ class MasksSchedule(Schedule):
     def build(self, work: Work, target: Target, choice: Choice) -> Lowered:
         parallel = bool(choice["parallel"])
         with Kernel(target) as kernel:
-            x = kernel.operand("x", work.operands[0])
+            x, *within = (
+                kernel.operand(name, type_) for name, type_ in zip(work.spec.operands, work.operands, strict=True)
+            )
             made = kernel.operand("made", work.results[0])
             if isinstance(work.spec, PixelMaskSpec):
-                _pixel_mask(kernel, work.spec, x, made, parallel=parallel)
+                _pixel_mask(kernel, work.spec, x, within, made, parallel=parallel)
             else:
                 assert isinstance(work.spec, NeededRegionSpec)
                 _needed_region(kernel, work, work.spec, x, made, parallel=parallel)
         return kernel.lowered()
 
 
-def _pixel_mask(kernel: Kernel, spec: PixelMaskSpec, x: Memory, made: Memory, *, parallel: bool) -> None:
+def _pixel_mask(
+    kernel: Kernel, spec: PixelMaskSpec, x: Memory, within: list[Memory], made: Memory, *, parallel: bool
+) -> None:
     from tvm import tirx
 
     side = [patch_size(spec.granularity, extent) for extent in spec.map_size]
     with spread(kernel, spec.map_size, vector=1, parallel=parallel) as (b, i, j):
-        made[b, i, j] = (x[b, i // side[0], j // side[1]] != tirx.const(0, "float32")).astype("uint8")
+        on = (x[b, i // side[0], j // side[1]] != tirx.const(0, "float32")).astype("uint8")
+        made[b, i, j] = on * within[0][b, i, j] if within else on
 
 
 def _needed_region(

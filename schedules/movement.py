@@ -1,7 +1,7 @@
 """What only moves numbers: gather and scatter along the row list, flatten.
 
 gather     x (B, H, W, C)  ->  row i of the matrix: the taps of the i-th listed output
-scatter    row i of the matrix  ->  the i-th listed pixel; all others zero
+scatter    row i of the matrix  ->  the i-th listed pixel; all others zero, or left as they are
 flatten    x (B, H, W, C)  ->  (B, C*H*W)
 """
 
@@ -81,11 +81,12 @@ def _scatter(kernel: Kernel, work: Work, spec: ScatterSpec, *, parallel: bool) -
     rows = kernel.argument("rows", (kernel.batch + 1 + kernel.batch * pixels,), "int32")
     made = kernel.flat(kernel.operand("made", work.results[0]), kernel.batch * pixels * channels)
     steps = channels // vector
-    with (
-        spread_flat(kernel, kernel.batch * (pixels * steps), vector=vector, parallel=parallel) as begin,
-        kernel.vectorized(vector) as lane,
-    ):
-        made[begin + lane] = tirx.const(0, work.dtype)
+    if spec.zero:
+        with (
+            spread_flat(kernel, kernel.batch * (pixels * steps), vector=vector, parallel=parallel) as begin,
+            kernel.vectorized(vector) as lane,
+        ):
+            made[begin + lane] = tirx.const(0, work.dtype)
     with (
         _listed(kernel, rows, pixels, (steps,), parallel=parallel) as (place, row, step),
         kernel.vectorized(vector) as lane,

@@ -111,7 +111,9 @@ def table(samples: dict[str, list[float]], ratios: dict[str, float], facts: dict
         paradigm, _, rate = name.partition(" ")
         own = f"{medians[name] / medians[f'{paradigm} 1']:.2f}" if paradigm in CASES else ""
         flops = f"{ratios[name]:.2f}" if name in ratios else ""
-        bar = {"0.5": f"<= {BARS[paradigm]} of rate 1", "1": "<= 2.5 of eager"}.get(rate, "") if paradigm in CASES else ""
+        bar = (
+            {"0.5": f"<= {BARS[paradigm]} of rate 1", "1": "<= 2.5 of eager"}.get(rate, "") if paradigm in CASES else ""
+        )
         lines.append(
             f"| {name} | {medians[name]:.1f} ({low:.1f} to {high:.1f}) | {flops} | {own} | {medians[name] / eager:.2f} | {bar} |"
         )

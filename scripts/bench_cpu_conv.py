@@ -93,8 +93,7 @@ class Bench:
             with torch.inference_mode():
                 theirs, ours, rows_all, rows, channels_all, channels = self.measure(shape)
             totals = [
-                total + shape.count * ms
-                for total, ms in zip(totals, (theirs, ours, rows, channels), strict=True)
+                total + shape.count * ms for total, ms in zip(totals, (theirs, ours, rows, channels), strict=True)
             ]
             print(
                 f"{number:3} {shape.role:7}{shape.channels:5}{shape.columns:5} {shape.kernel} {shape.stride} {shape.side:4} "
@@ -162,9 +161,9 @@ class Bench:
         target = replace(detect_cpu().refine(TARGETS["cpu"]), sm_count=self.threads)
         choice = {**SCHEDULE.choices(work, target)[0], **self.choice}
         lowered = SCHEDULE.build(work, target, choice)
-        function = tvm.compile(
-            lowered.module, Target(detect_cpu().tvm_target_json()), tir_pipeline=lowered.pipeline
-        )["kernel"]
+        function = tvm.compile(lowered.module, Target(detect_cpu().tvm_target_json()), tir_pipeline=lowered.pipeline)[
+            "kernel"
+        ]
         packed = SCHEDULE.pack(work, choice, {"weight": weight, "bias": bias})
         scratch = [torch.empty(type_.shape) for type_ in SCHEDULE.workspace(work, choice)]
         _, columns, height, width = work.results[0].shape

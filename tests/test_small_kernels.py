@@ -147,6 +147,17 @@ def _cases() -> Iterator[Case]:
             fields={"map_size": size},
             operands=lambda d, size=size, channels=channels: (d.matrix(size[0] * size[1], channels), d.rows(*size)),
         )
+    yield Case(
+        op="scatter",
+        fields={"map_size": (13, 9), "zero": False},
+        operands=lambda d: (d.matrix(13 * 9, 24), d.rows(13, 9)),
+    )
+    yield Case(
+        op="pixel_mask",
+        fields={"granularity": 4, "map_size": (13, 9), "within": True},
+        operands=lambda d: (d.decisions(4, 3), d.pixels(13, 9)),
+        halves=False,
+    )
     for granularity, grid in ((4, (4, 3)), (0, (1, 1)), (1, (13, 9))):
         yield Case(
             op="pixel_mask",
