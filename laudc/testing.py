@@ -197,14 +197,18 @@ class Sketch:
         """One call of an operation with random weights."""
         return insert_op(self._program, name, filled(spec, self._generator), operands, block=block)
 
-    def masker(self, name: str, x: fx.Node, *, granularity: int, block: str = "") -> fx.Node:
-        """The decisions of a spatial masker called `name`."""
-        channels = types_of(x)[0].shape[1]
-        node = self.op(name, PatchMaskerSpec(key=name, channels=channels, granularity=granularity), x, block=block)
+    def masker(self, name: str, x: fx.Node, spec: Spec, *, block: str = "") -> fx.Node:
+        """The decisions of a masker, whose key is its name."""
+        node = self.op(name, spec, x, block=block)
         node.args = (x, self._masks())
         mask, logits = elements(node, "mask", "logits")
         self._decided[name] = (mask, logits)
         return mask
+
+    def patches(self, name: str, x: fx.Node, *, granularity: int, block: str = "") -> fx.Node:
+        """The decisions of a spatial masker."""
+        channels = types_of(x)[0].shape[1]
+        return self.masker(name, x, PatchMaskerSpec(key=name, channels=channels, granularity=granularity), block=block)
 
     def torch_call(self, function: Callable[..., Tensor], *operands: fx.Node, shape: tuple[int, ...]) -> fx.Node:
         """One call of a torch function that stays what it is, with a result of that shape."""
@@ -245,7 +249,8 @@ def random_masks_like(program: Program, *, rate: float, batch: int, seed: int = 
 
 def relative_error(found: Tensor, expected: Tensor) -> float:
     """The largest difference over the largest expected value."""
-    return float((found - expected).abs().max() / expected.abs().max().clamp_min(1e-12))
+    difference = (found - expected).detach().abs().max()
+    return float(difference / expected.detach().abs().max().clamp_min(1e-12))
 
 
 def same_output(

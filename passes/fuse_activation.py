@@ -3,7 +3,7 @@
     %a = conv2d(...)(%x)
     %b = activation(function=relu)(%a)      ->      %b = conv2d(..., activation=relu)(%x)
 
-A value that others read too keeps its own activation.
+A value that others read too keeps its own activation, and so does one that is updated in place.
 """
 
 from __future__ import annotations
@@ -46,6 +46,8 @@ def _taker(program: Program, node: fx.Node) -> Op | None:
     op = program.op(producer)
     if op is None or op.spec.name not in _TAKERS or len(producer.users) != 1:
         return None
+    if getattr(op.spec, "residual", "none") == "in_place":
+        return None  # it would reach the listed rows only
     return op if getattr(op.spec, "activation", "") == "none" else None
 
 

@@ -50,9 +50,9 @@ def _matrix_writer(program: Program, scatter: fx.Node) -> Conv2d | None:
     conv = program.op(matrix)
     if not isinstance(conv, Conv2d) or len(matrix.users) != 1:
         return None
-    if op.spec.zero and (conv.spec.activation != "none" or not isinstance(program.op(next(iter(scatter.users))), Add)):
-        return None
-    return conv
+    reader = next(iter(scatter.users))
+    is_sum = isinstance(program.op(reader), Add) and len(reader.all_input_nodes) == 2
+    return conv if not op.spec.zero or (is_sum and conv.spec.activation == "none") else None
 
 
 def _fuse(program: Program, scatter: fx.Node) -> None:

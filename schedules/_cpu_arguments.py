@@ -12,27 +12,43 @@ from laudc.schedules._cpu_plan import Plan
 if TYPE_CHECKING:
     from tvm.tirx import Buffer, Expr
 
+ALIGN = 4
+"""Bytes. Where nothing is said TVM takes 64 for granted, and a slice of a tensor would crash."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Arguments:
-    """Buffers, and sizes that are known at the call. A map is seen as the matrix [pixels, channels]."""
+    """Buffers, each None where the spec has no such thing. A map is seen as the matrix [pixels, channels]."""
 
+    plan: Plan
     batch: Expr
     x_rows: Expr
     x: Buffer
-    out: Buffer
+    rows: Buffer
+    channels: Buffer
+    residual: Buffer
     weight: Buffer
     """[vector, tap and channel, lane]"""
-    rows: Buffer | None
-    channels: Buffer | None
-    residual: Buffer | None
-    bias: Buffer | None
+    bias: Buffer
     """[vector, lane]"""
-    masker: Buffer | None
+    masker: Buffer
     """A weight for every k, and the bias after them."""
-    logits: Buffer | None
-    copied_weight: Buffer | None
-    copied_bias: Buffer | None
+    copied_weight: Buffer
+    copied_bias: Buffer
+    out: Buffer
+    logits: Buffer
+
+    def position(self, row: Expr) -> Expr:
+        """The output pixel that a row of the product stands for."""
+        return self.rows[self.batch + 1 + row] if self.plan.spec.rows else row
+
+    def out_row(self, row: Expr) -> Expr:
+        """Where a row of the product goes."""
+        return row if self.plan.spec.compact else self.position(row)
+
+    def listed_channel(self, sample: Expr | int, group: int, column: Expr) -> Expr:
+        """The channel that a compact column stands for."""
+        return self.channels[sample, 1 + T.truncdiv(column, group)] * group + T.truncmod(column, group)
 
 
 def declare_arguments(plan: Plan) -> Arguments:
@@ -42,40 +58,37 @@ def declare_arguments(plan: Plan) -> Arguments:
     if not spec.gathered and not spec.compact:
         out_lead = x_lead
 
-    def argument(name: str, wanted: bool, shape: tuple[Expr | int, ...], dtype: str = "float32") -> Buffer | None:
-        # TVM takes 64 bytes for granted where nothing is said, and loads by that
-        align = 4
-        return T.match_buffer(T.arg(name, T.handle()), shape, dtype, align=align) if wanted else None
+    def argument(name: str, wanted: bool, shape: tuple[Expr | int, ...], dtype: str = "float32") -> Buffer:
+        return T.match_buffer(T.arg(name, T.handle()), shape, dtype, align=ALIGN) if wanted else None
 
     k = plan.taps * plan.depth
-    vectors = (plan.groups * plan.vectors, k, plan.lanes)
+    vectors = plan.groups * plan.vectors
     x = argument("x", True, (x_lead, *plan.x_tail))
     rows = argument("rows", spec.rows, (list_size,), "int32")
-    batch = T.truncdiv(list_size - 1, plan.pixels + 1) if spec.gathered else x_lead
-    decisions = _decisions(plan)
-    channels = argument("channels", plan.per_sample, (x_lead, 1 + decisions), "int32")
+    channels = argument("channels", plan.per_sample, (x_lead, 1 + _decisions(plan)), "int32")
     residual = argument("residual", spec.residual == "dense", (out_lead, *plan.out_tail))
-    weight = argument("weight", True, vectors)
-    bias = argument("bias", spec.bias, (vectors[0], plan.lanes))
+    weight = argument("weight", True, (vectors, k, plan.lanes))
+    bias = argument("bias", spec.bias, (vectors, plan.lanes))
     masker = argument("masker", spec.masker, (k + 1,))
-    copied_weight = argument("copied_weight", plan.copies_weights, vectors)
-    copied_bias = argument("copied_bias", plan.copies_weights and spec.bias, (vectors[0], plan.lanes))
+    copied_weight = argument("copied_weight", plan.copies_weights, (vectors, k, plan.lanes))
+    copied_bias = argument("copied_bias", plan.copies_weights and spec.bias, (vectors, plan.lanes))
     out = argument("out", True, (out_lead, *plan.out_tail))
     logits = argument("logits", spec.masker, (out_lead, *plan.out_size, 1))
     return Arguments(
-        batch=T.bind(batch),
-        x_rows=_lead(x, x_lead),
-        x=_matrix(x, x_lead),
-        out=_matrix(out, out_lead),
-        weight=weight,
+        plan=plan,
+        batch=T.bind(T.truncdiv(list_size - 1, plan.pixels + 1) if spec.gathered else x_lead),
+        x_rows=_rows(x),
+        x=_matrix(x),
         rows=rows,
         channels=channels,
-        residual=_matrix(residual, out_lead) if residual is not None else None,
+        residual=_matrix(residual),
+        weight=weight,
         bias=bias,
         masker=masker,
-        logits=_matrix(logits, out_lead) if logits is not None else None,
         copied_weight=copied_weight,
         copied_bias=copied_bias,
+        out=_matrix(out),
+        logits=_matrix(logits),
     )
 
 
@@ -86,14 +99,15 @@ def _decisions(plan: Plan) -> int:
     return spec.in_channels // spec.channels_in if spec.channels_in else 0
 
 
-def _lead(buffer: Buffer, lead: Expr) -> Expr:
-    rows = lead
-    for size in list(buffer.shape)[1:-1]:
+def _rows(buffer: Buffer) -> Expr:
+    rows, *others = list(buffer.shape)[:-1]
+    for size in others:
         rows = rows * size
     return rows
 
 
-def _matrix(buffer: Buffer, lead: Expr) -> Buffer:
+def _matrix(buffer: Buffer) -> Buffer:
     """The same bytes with every axis but the last one as one."""
-    shape = (_lead(buffer, lead), buffer.shape[-1])
-    return T.decl_buffer(shape, buffer.dtype, data=buffer.data, align=4)
+    if buffer is None:
+        return None
+    return T.decl_buffer((_rows(buffer), buffer.shape[-1]), buffer.dtype, data=buffer.data, align=ALIGN)

@@ -1,9 +1,9 @@
 """The depthwise kernel as a TensorIR function.
 
-    parallel for each part of the rows (of a sample, where it has a list of channels):
-        for each run of neighbouring pixels, or pixel:
-            for each vector of channels:
-                for each kernel row inside the image:  sums of the run += x vectors, each loaded once, * weights
+parallel for each part of the rows (of a sample, where it has a list of channels):
+    for each run of neighbouring pixels, or pixel:
+        for each vector of channels:
+            for each kernel row inside the image:  sums of the run += x vectors, each loaded once, * weights
 """
 
 from __future__ import annotations
@@ -153,9 +153,7 @@ def _emit_rows(k: _Kernel, begin: Expr | int, count: Expr, channels: Expr | int)
             i, j = opaque(T.truncdiv(pixel, k.out_size[1])), opaque(T.truncmod(pixel, k.out_size[1]))
             here = (sample, i, j)
             last = T.bind(T.min(at[0] + k.run - 1, end - 1))
-            is_run = tirx.all(
-                at[0] + k.run <= end, j + k.run <= k.out_size[1], k.position(last) == first + (k.run - 1)
-            )
+            is_run = tirx.all(at[0] + k.run <= end, j + k.run <= k.out_size[1], k.position(last) == first + (k.run - 1))
             step = opaque(tirx.Select(is_run, k.run, 1))
             with T.If(is_run):
                 with T.Then():

@@ -13,7 +13,6 @@ from tvm.tirx.script import builder as T
 
 from laudc.schedules._cpu_arguments import Arguments
 from laudc.schedules._cpu_panel import Chunk, ramp, vector
-from laudc.schedules._cpu_plan import Plan
 from laudc.schedules._cpu_tile import ON_STACK
 
 if TYPE_CHECKING:
@@ -24,7 +23,6 @@ _ROWS = 4
 
 
 def emit_logits(
-    plan: Plan,
     a: Arguments,
     chunk: Chunk,
     rows: Expr,
@@ -32,6 +30,7 @@ def emit_logits(
     out_row: Callable[[Expr], Expr],
 ) -> None:
     """Add this chunk's part of `rows` logits; `x(m, k, width)` reads from the chunk."""
+    plan = a.plan
     k0 = chunk.first_tap * plan.depth + chunk.first_channel
     length = plan.chunk_taps * chunk.depth
     with T.serial(T.ceildiv(rows, _ROWS)) as block:
@@ -45,7 +44,7 @@ def emit_logits(
             _accumulate(a, wide, ms, x, k0, T.truncdiv(length, plan.lanes) * plan.lanes + one, 1)
         for i, total in enumerate(wide):
             with T.If(block * _ROWS + i < rows), T.Then():
-                _finish(plan, a, chunk, total, out_row(ms[i]))
+                _finish(a, chunk, total, out_row(ms[i]))
 
 
 def _accumulate(
@@ -62,7 +61,8 @@ def _accumulate(
         T.buffer_store(total, T.fma(x(m, k, width), weight, total.vload([0], vector(width))), [ramp(0, width)])
 
 
-def _finish(plan: Plan, a: Arguments, chunk: Chunk, total: Buffer, row: Expr) -> None:
+def _finish(a: Arguments, chunk: Chunk, total: Buffer, row: Expr) -> None:
+    plan = a.plan
     width = plan.lanes
     while width > 1:  # halves onto each other: a sum in order would wait for each of its additions
         width //= 2

@@ -70,6 +70,10 @@ class Plan:
         return -(-self.columns // self.lanes)
 
     @property
+    def column_tiles(self) -> int:
+        return -(-self.vectors // self.tile_vectors)
+
+    @property
     def last_lanes(self) -> int:
         """How many lanes of a group's last vector are columns."""
         return self.columns - (self.vectors - 1) * self.lanes
@@ -175,12 +179,12 @@ def plan_of(work: Work, choice: Choice) -> Plan:
         out_tail=out_tail,
         in_size=in_size,
         out_size=(height, width),
-        merge=merged_groups(spec, numbers["lanes"]),
+        merge=_merged_groups(spec, numbers["lanes"]),
         **numbers,
     )
 
 
-def merged_groups(spec: Conv2dSpec, lanes: int) -> int:
+def _merged_groups(spec: Conv2dSpec, lanes: int) -> int:
     """How many neighbouring groups together fill a vector."""
     columns = spec.out_channels // spec.groups
     most = min(spec.groups, lanes // columns)

@@ -1,8 +1,8 @@
 """A register tile: some rows x some vectors of sums that stay in registers while K goes by.
 
-    for m, v:  sum[m, v] = bias[v] (+ residual), or what an earlier chunk of K left in out
-    for k:     sum[m, v] += x[m, k] * weight[k, v]          one load a row, one a vector, rows x vectors multiply-adds
-    for m, v:  out[m, v] = act(sum[m, v])                   only rows from `skip` up to `valid`
+for m, v:  sum[m, v] = bias[v] (+ residual), or what an earlier chunk of K left in out
+for k:     sum[m, v] += x[m, k] * weight[k, v]          one load a row, one a vector, rows x vectors multiply-adds
+for m, v:  out[m, v] = act(sum[m, v])                   only rows from `skip` up to `valid`
 """
 
 from __future__ import annotations

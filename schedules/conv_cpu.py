@@ -1,6 +1,6 @@
 """Convolutions and linear layers on the CPU: a gathered product in float32, static or sparse.
 
-    gather rows -> panel -> register tiles (rows x vectors of channels) -> out, with bias, residual and activation
+gather rows -> panel -> register tiles (rows x vectors of channels) -> out, with bias, residual and activation
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from torch import Tensor
 from laudc.ops._pointwise import POINTWISE
 from laudc.ops.conv2d import Conv2dSpec
 from laudc.ops.linear import LinearSpec
-from laudc.schedules._cpu_plan import merged_groups, plan_of
+from laudc.schedules._cpu_plan import plan_of
 from laudc.schedules._cpu_weights import pack_weights
 from laudc.schedules.base import Choice, Lowered, Schedule, Work
 from laudc.types import TensorType
@@ -75,8 +75,7 @@ def _parts(work: Work, base: Choice, cores: int) -> tuple[Choice, Choice]:
     of a small map, which are divided evenly whatever rows are on.
     """
     plan = plan_of(work, base)
-    tiles = -(-plan.vectors // plan.tile_vectors)
-    columns = max(parts for parts in range(1, min(cores, tiles) + 1) if plan.groups == 1 or parts == 1)
+    columns = min(cores, plan.column_tiles) if plan.groups == 1 else 1
     by_rows = {"row_parts": cores, "column_parts": 1}
     by_columns = {"row_parts": -(-cores // columns), "column_parts": columns}
     return (by_columns, by_rows) if plan.pixels < plan.columns else (by_rows, by_columns)

@@ -1,6 +1,6 @@
 """Depthwise convolutions on the CPU: every channel for itself, so lanes are channels and nothing is gathered.
 
-    out[row, c] (+)= act( sum_t x[row_in(row, t), c] * w[t, c] + bias[c] )
+out[row, c] (+)= act( sum_t x[row_in(row, t), c] * w[t, c] + bias[c] )
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ The masks are random, so this shows what skipping costs and saves, not what a tr
 from __future__ import annotations
 
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -73,11 +74,11 @@ def measure(compiled: CompiledModel, plan: Plan) -> None:
         "laudc cpu, rate 1 (every mask on)": lambda: compiled(image, masks[1.0]),
         f"laudc cpu, rate {RATE} (random masks)": lambda: compiled(image, masks[RATE]),
     }
-    with torch.inference_mode():
-        times_ms = medians_ms(ways)
+    with torch.no_grad():
+        times_ms = measured_ms(ways)
     costs = [static_macs(program), *(executed_macs(program, masks[rate]) for rate in (1.0, RATE))]
     rows = [
-        {"what": what, "ms": round(ms, 1), "mmacs": round(macs / 1e6)}
+        {"what": what, "ms": round(statistics.median(ms), 1), "least_ms": round(min(ms), 1), "mmacs": round(macs / 1e6)}
         for (what, ms), macs in zip(times_ms.items(), costs, strict=True)
     ]
     report(rows, program, plan)
@@ -85,7 +86,7 @@ def measure(compiled: CompiledModel, plan: Plan) -> None:
     picture(photograph(image, record), compiled.decisions, program, plan).save(OUTPUT / "skipped.png")
 
 
-def medians_ms(ways: Mapping[str, Callable[[], object]]) -> dict[str, float]:
+def measured_ms(ways: Mapping[str, Callable[[], object]]) -> dict[str, list[float]]:
     """The ways take turns, so that a busy moment of the machine meets all of them."""
     times: dict[str, list[float]] = {what: [] for what in ways}
     for turn in range(CALLS + 2):
@@ -94,7 +95,7 @@ def medians_ms(ways: Mapping[str, Callable[[], object]]) -> dict[str, float]:
             work()
             if turn >= 2:  # the first ones warm up
                 times[what].append(1e3 * (time.perf_counter() - start))
-    return {what: statistics.median(found) for what, found in times.items()}
+    return times
 
 
 def executed_macs(program: Program, masks: Mapping[str, Tensor]) -> float:
@@ -111,10 +112,13 @@ def report(rows: Sequence[Mapping[str, object]], program: Program, plan: Plan) -
         "masks": f"random, stratified, rate {RATE}",
         "batch": 1,
         "threads": torch.get_num_threads(),
-        "median_of": CALLS,
+        "calls": CALLS,
+        "omp_wait_policy": os.environ.get("OMP_WAIT_POLICY", "torch's own"),
+        "load_average": round(os.getloadavg()[0], 1),
         "torch": torch.__version__,
     }
-    lines = [f"{row['what']:<36} {row['ms']:>8} ms {row['mmacs']:>8} MMACs" for row in rows]
+    lines = [f"{'one image':<36} {'median ms':>10} {'least ms':>10} {'MMACs':>8}"]
+    lines += [f"{row['what']:<36} {row['ms']:>10} {row['least_ms']:>10} {row['mmacs']:>8}" for row in rows]
     lines += ["", *(f"{key}: {value}" for key, value in facts.items())]
     text = "\n".join(lines)
     print(f"\n{text}")

@@ -19,8 +19,9 @@ from laudc.ops.base import Op, Spec
 from laudc.ops.conv2d import Conv2d, Conv2dSpec
 from laudc.ops.gather import Gather, GatherSpec
 from laudc.ops.linear import Linear, LinearSpec
-from laudc.schedules.base import Choice, Work
+from laudc.schedules.base import Choice, Schedule, Work
 from laudc.schedules.conv_cpu import SCHEDULE
+from laudc.schedules.depthwise_cpu import SCHEDULE as DEPTHWISE
 from laudc.targets import TARGETS
 from laudc.types import TensorType
 
@@ -39,6 +40,7 @@ class Case:
     spec: Spec
     size: tuple[int, int] = (13, 9)
     choice: tuple[tuple[str, int], ...] = ()
+    schedule: Schedule = SCHEDULE
 
     @property
     def op(self) -> Op:
@@ -57,6 +59,20 @@ def conv(size: tuple[int, int] = (13, 9), choice: Mapping[str, int] | None = Non
     return Case(spec=spec, size=size, choice=tuple((choice or {}).items()))
 
 
+def depthwise(channels: int, kernel: int, stride: int = 1, **fields: Any) -> Case:
+    pad = kernel // 2
+    fields = {"padding": (pad,) * 4} | fields
+    case = conv(
+        in_channels=channels,
+        out_channels=channels,
+        groups=channels,
+        kernel=(kernel,) * 2,
+        stride=(stride,) * 2,
+        **fields,
+    )
+    return replace(case, schedule=DEPTHWISE)
+
+
 def stored(tensor: Tensor) -> Tensor:
     """As it lies in memory: maps channels-last."""
     return tensor.permute(0, 2, 3, 1).contiguous() if tensor.dim() == 4 else tensor.contiguous()
@@ -73,9 +89,9 @@ def compiled(case: Case) -> tuple[Any, Work, Choice]:
 
     operands = tuple(type_of(tensor) for tensor in make_operands(case, 1, 0.5))
     work = Work(spec=case.spec, operands=operands, results=case.spec.results(operands))
-    assert SCHEDULE.refuse(work, TARGET) is None
-    choice = {**SCHEDULE.choices(work, TARGET)[0], **dict(case.choice)}
-    lowered = SCHEDULE.build(work, TARGET, choice)
+    assert case.schedule.refuse(work, TARGET) is None
+    choice = {**case.schedule.choices(work, TARGET)[0], **dict(case.choice)}
+    lowered = case.schedule.build(work, TARGET, choice)
     executable = tvm.compile(lowered.module, Target(CPU.tvm_target_json()), tir_pipeline=lowered.pipeline)
     return executable["kernel"], work, choice
 
@@ -119,8 +135,8 @@ def run(case: Case, operands: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]
     passed = [stored(operand) for operand in operands]
     if isinstance(case.spec, Conv2dSpec) and case.spec.residual == "in_place":
         outs[0] = passed.pop(names.index("residual"))
-    packed = SCHEDULE.pack(work, choice, dict(case.op.named_parameters()))
-    scratch = [torch.full(type_.shape, torch.nan) for type_ in SCHEDULE.workspace(work, choice)]
+    packed = case.schedule.pack(work, choice, dict(case.op.named_parameters()))
+    scratch = [torch.full(type_.shape, torch.nan) for type_ in case.schedule.workspace(work, choice)]
     kernel(*passed, *packed, *scratch, *outs)
     return outs, wanted
 
@@ -239,6 +255,21 @@ MORE_CHANNELS = {
         in_channels=64, out_channels=64, kernel=(3, 3), padding=(1, 1, 1, 1), channels_in=8, channels_out=8, rows=True
     ),
 }  # fmt: skip
+DEPTHWISE_CASES = {
+    "3x3": depthwise(40, 3, bias=True, activation="relu6"),
+    "strided": depthwise(7, 3, stride=2, activation="silu"),
+    "5x5": depthwise(33, 5, bias=True, residual="dense"),
+    "7x7, strided": depthwise(16, 7, stride=2, bias=True),
+    "lopsided, dilated": depthwise(20, 3, padding=(1, 3, 0, 4), dilation=(2, 2)),
+    "few pixels": depthwise(24, 3, size=(2, 2), bias=True),
+    "rows": depthwise(24, 3, rows=True, bias=True, activation="gelu"),
+    "rows, in place": depthwise(37, 3, rows=True, residual="in_place", activation="relu"),
+    "rows, strided": depthwise(16, 5, stride=2, rows=True),
+    "channels": depthwise(48, 3, channels_in=16, channels_out=16, bias=True),
+    "single channels": depthwise(20, 5, channels_in=1, channels_out=1, bias=True, activation="hardswish"),
+    "rows and channels": depthwise(24, 3, channels_in=6, channels_out=6, rows=True),
+    "runs of 8": depthwise(24, 3, rows=True, choice={"run": 8}),
+}
 LINEAR = {
     "linear": Case(spec=LinearSpec(in_features=100, out_features=37, bias=True)),
     "wide linear": Case(spec=LinearSpec(in_features=2048, out_features=1000, bias=True, activation="relu")),
@@ -286,6 +317,11 @@ def test_channels_work_with_everything_else(case: Case) -> None:
     check(case)
 
 
+@pytest.mark.parametrize("case", DEPTHWISE_CASES.values(), ids=DEPTHWISE_CASES)
+def test_a_depthwise_convolution_works_with_everything_else(case: Case) -> None:
+    check(case)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("activation", POINTWISE)
 def test_every_activation_ends_a_convolution(activation: str) -> None:
@@ -309,6 +345,13 @@ def test_what_it_will_not_do_it_says(fields: dict[str, Any], reason: str) -> Non
     said = SCHEDULE.refuse(Work(spec=spec, operands=(x,), results=(x,)), TARGET)
     assert said is not None
     assert reason in said
+
+
+def test_depthwise_leaves_other_groups_alone() -> None:
+    spec = Conv2dSpec(in_channels=16, out_channels=16, groups=8)
+    x = TensorType(shape=(1, 16, 4, 4), dtype="float32")
+    assert DEPTHWISE.refuse(Work(spec=spec, operands=(x,), results=(x,)), TARGET) is not None
+    assert DEPTHWISE.rank < SCHEDULE.rank
 
 
 def test_float16_is_left_to_others() -> None:

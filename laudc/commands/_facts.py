@@ -97,10 +97,12 @@ def masker_digest(program: Program) -> str:
     return digest.hexdigest()
 
 
-def maskers_untrained(program: Program) -> bool:
-    """Whether the maskers are still as `laudc convert` made them."""
+def masker_state(program: Program) -> str:
+    """ "untrained" while the maskers are as `laudc convert` made them, then "trained"; "unknown" if it was not told."""
     made = program.source.get("maskers_as_made")
-    return made is not None and made == masker_digest(program)
+    if made is None:
+        return "unknown"
+    return "untrained" if made == masker_digest(program) else "trained"
 
 
 def weights_words(source: Mapping[str, str]) -> str:

@@ -21,6 +21,8 @@ from laudc.commands._facts import (
 )
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from laudc.dynamic_model import DynamicModel
     from laudc.models import NamedModel
     from laudc.program import Refusal
@@ -100,7 +102,7 @@ def _convert(
 COMMAND = _convert
 
 
-def _example(named: NamedModel, size: tuple[int, int] | None):  # type: ignore[no-untyped-def]
+def _example(named: NamedModel, size: tuple[int, int] | None) -> Tensor:
     import torch
 
     from laudc.convert import example_for

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from laudc.commands import _options
-from laudc.commands._facts import block_facts, block_table, maskers_untrained, op_change_words, weights_words
+from laudc.commands._facts import block_facts, block_table, masker_state, op_change_words, weights_words
 from laudc.errors import ArtifactError, InputError, UnknownName
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def _facts(artifact: Path, found: Description, program: Program, plan: Plan | No
         "bytes": artifact.stat().st_size,
         **{key: value for key, value in found.manifest.items() if key != "plan"},
         "source": dict(program.source),
-        "maskers_untrained": maskers_untrained(program),
+        "maskers": masker_state(program),
         "plan": None if plan is None else plan.to_json(),
         "blocks": [asdict(one) for one in block_facts(program, plan)],
         "refused": [asdict(refusal) for refusal in program.refusals],
@@ -114,7 +114,7 @@ def _head(artifact: Path, found: Description, program: Program, plan: Plan | Non
     lines = [
         ("model", f"{source.get('model', 'unknown')} ({source.get('library', 'library unknown')})"),
         ("weights", weights_words(source)),
-        ("maskers", "untrained" if maskers_untrained(program) else "changed since they were made"),
+        ("maskers", masker_state(program)),
         ("made by", ", ".join(f"{name} {number}" for name, number in manifest["versions"].items())),
         ("size", f"{artifact.stat().st_size / 1e6:.1f} MB"),
     ]

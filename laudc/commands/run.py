@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import click
 
 from laudc.commands import _options
-from laudc.commands._facts import RANDOM_MASKS, UNTRAINED, class_names, maskers_untrained, refuse_device
+from laudc.commands._facts import RANDOM_MASKS, UNTRAINED, class_names, masker_state, refuse_device
 from laudc.errors import ArtifactError, InputError
 
 if TYPE_CHECKING:
@@ -190,7 +190,7 @@ def _facts(
         "runs_on": f"kernels for {compiled.target.name}" if compiled else "torch, dense and masked",
         "weights": program.source.get("weights", "unknown"),
         "masks": "none" if plan is None else RANDOM_MASKS if nominal is not None else "the maskers'",
-        "maskers_untrained": maskers_untrained(program),
+        "maskers": masker_state(program),
         "nominal_rate": nominal,
         "executed_rate": round(on / units, 4) if units else None,
         "rates": {key: round(rate, 4) for key, rate in rates.items()},
@@ -254,7 +254,8 @@ def _print_summary(plan: Plan | None, facts: Mapping[str, Any]) -> None:
     if forced:
         click.echo(f"{RANDOM_MASKS}: nominal rate {facts['nominal_rate']}, executed {facts['executed_rate']}")
     elif plan is not None:
-        click.echo(f"executed rate {facts['executed_rate']}" + (f"; {UNTRAINED}" if facts["maskers_untrained"] else ""))
+        label = f"; {UNTRAINED}" if facts["maskers"] == "untrained" else ""
+        click.echo(f"executed rate {facts['executed_rate']}{label}")
     click.echo(f"{facts['executed_mmacs']} MMACs an image, {facts['static_mmacs']} static")
     if facts["padded"]:
         click.echo(f"the last batch of {facts['batch']} was filled with {facts['padded']} copies of the last image")

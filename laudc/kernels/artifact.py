@@ -148,6 +148,8 @@ def load(path: Path, *, trust: bool = False, only: str = "") -> DynamicModel | C
     """The model in the file. `trust` uses the binaries inside it instead of building the kernels again."""
     manifest, members = read_archive(path, kernels=trust)
     kind = manifest.get("kind")
+    if kind not in ("converted", "compiled"):
+        raise ArtifactError(f"{path} holds something {kind!r}, which this laudc does not know", "pip install -U laudc")
     if only and kind != only:
         raise InputError(f"{path} is {kind} already", "give the file that `laudc convert` wrote")
     try:

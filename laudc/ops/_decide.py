@@ -23,6 +23,17 @@ def decide(logits: Tensor, *, training: bool, temperature: float) -> Tensor:
             return (logits >= 0).float()
         uniform = torch.rand_like(logits).clamp_(1e-6, 1 - 1e-6)
         noise = uniform.log() - torch.log1p(-uniform)  # the difference of two Gumbel variables is logistic
-        soft = torch.sigmoid((logits + noise) / temperature)
-        hard = (soft >= 0.5).float()
-        return hard + soft - soft.detach()
+        hard: Tensor = _StraightThrough.apply(torch.sigmoid((logits + noise) / temperature))
+        return hard
+
+
+class _StraightThrough(torch.autograd.Function):
+    """Exactly 0 or 1 forward, the identity backward (`hard + soft - soft` is neither 0 nor 1 in floating point)."""
+
+    @staticmethod
+    def forward(ctx: object, soft: Tensor) -> Tensor:
+        return (soft >= 0.5).to(soft.dtype)
+
+    @staticmethod
+    def backward(ctx: object, *gradients: Tensor) -> Tensor:
+        return gradients[0]

@@ -5,9 +5,9 @@ past a list's rows, wild numbers past a list's count) and so are results, which 
 
 Where TVM's compiler is at hand the kernels are built here. A machine that has only its runtime is sent a folder:
 
-    python tests/gpu/test_conv_cuda_device.py pack             every kernel, built for sm_90a
-    pytest -m gpu tests/gpu/test_conv_cuda_device.py                   uses .gpu_conv if it is there
-    python tests/gpu/test_conv_cuda_device.py check [WORD [BATCH]]   the same without pytest's plug-ins
+    python tests/gpu/test_conv_cuda_device.py pack                         every kernel, built for sm_90a
+    pytest -m gpu tests/gpu/test_conv_cuda_device.py                       uses .gpu_conv if it is there
+    python tests/gpu/test_conv_cuda_device.py check [WORDS [BATCH]]      the same without pytest's plug-ins
 """
 
 from __future__ import annotations
@@ -254,11 +254,11 @@ def pack() -> None:
             print(said, flush=True)
 
 
-def check_all(word: str, most: int) -> int:
-    """Check what is packed, print what is wrong, return how many are."""
+def check_all(words: str, most: int) -> int:
+    """Check what is packed and has all the words in its name, print what is wrong, return how many are."""
     began, wrong, count = time.time(), [], 0
     for variant in variants():
-        if word in str(variant):
+        if all(word in str(variant) for word in words.split()):
             count += 1
             found = check(variant, loaded(variant), most=most)
             if found:
@@ -272,4 +272,5 @@ if __name__ == "__main__":
     if sys.argv[1] == "pack":
         pack()
     else:
-        sys.exit(check_all(*sys.argv[2:3] or ("",), most=int(sys.argv[3]) if len(sys.argv) > 3 else 128))
+        given = (*sys.argv[2:], *("", "128")[len(sys.argv) - 2 :])
+        sys.exit(min(check_all(given[0], int(given[1])), 1))

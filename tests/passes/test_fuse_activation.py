@@ -84,3 +84,9 @@ def test_a_second_activation_stays() -> None:
 def test_an_activation_behind_a_pool_stays() -> None:
     program = activated(MaxPoolSpec(kernel=(2, 2), stride=(2, 2)), 2, 4, 6, 6)
     assert FuseActivation().run(program) is program
+
+
+def test_an_activation_behind_an_update_in_place_stays() -> None:
+    _, after = tiny_around("update_in_place")
+    assert "activation(function=relu)" in after.text()
+    assert FuseActivation().run(after) is after

@@ -1,0 +1,117 @@
+"""The masker's logit as one more column of the first 1x1 convolution, where that is worth a dense convolution."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from torch import fx
+
+from laudc.ops.add import AddSpec
+from laudc.ops.conv2d import Conv2dSpec
+from laudc.ops.gather import GatherSpec
+from laudc.ops.mask_rows import MaskRowsSpec
+from laudc.ops.pixel_mask import PixelMaskSpec
+from laudc.ops.row_list import RowListSpec
+from laudc.ops.scatter import ScatterSpec
+from laudc.passes.fuse_masker_conv import FuseMaskerConv
+from laudc.passes.lower_masks import LowerMasks
+from laudc.program import Program
+from laudc.testing import Sketch, change_text, random_images, random_masks_like, same_output, tiny_around
+
+FIRST = Conv2dSpec(in_channels=4, out_channels=6, activation="relu")
+ALWAYS = FuseMaskerConv(expected_rate=1.0)
+"""Where everything runs anyway, nothing is lost by running it before the decision."""
+
+
+def lowered(first: Conv2dSpec = FIRST, *, granularity: int = 2, size: tuple[int, int] = (5, 7)) -> Program:
+    """first, then a pointwise convolution, masked by patches that are decided from what first reads."""
+    sketch = Sketch()
+    x = sketch.input(3, first.in_channels, *size)
+    mask = sketch.patches("m", x, granularity=granularity)
+    last = Conv2dSpec(in_channels=first.out_channels, out_channels=4)
+    value = sketch.op("last", last, sketch.op("first", first, x))
+    return LowerMasks().run(sketch.returns(sketch.op("masked", MaskRowsSpec(granularity=granularity), value, mask)))
+
+
+def test_the_masker_becomes_a_column_of_the_convolution(golden: Callable[[str], None]) -> None:
+    before = lowered()
+    golden(change_text(before, ALWAYS.run(before)))
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("granularity", [0, 1, 2, 3, 9])
+def test_the_fused_masker_decides_and_computes_the_same(granularity: int, bias: bool) -> None:
+    before = lowered(Conv2dSpec(in_channels=4, out_channels=6, bias=bias), granularity=granularity)
+    after = ALWAYS.run(before)
+    assert after is not before
+    x = random_images(3, 4, 5, 7)
+    # a mean of logits and the logit of a mean differ by rounding, far less than these logits are from zero
+    same_output(before, after, x)
+    for rate in (0, 0.3, 1):
+        same_output(before, after, x, random_masks_like(before, rate=rate, batch=3))
+
+
+@pytest.mark.parametrize("rate", [0, 0.3, 1])
+def test_fusing_maskers_of_a_network_changes_no_output(rate: float) -> None:
+    before, after = tiny_around("fuse_masker_conv")
+    assert after.text().count("patch_decision") >= 3
+    masks = random_masks_like(before, rate=rate, batch=3)
+    same_output(before, after, random_images(3, 3, 37, 45), masks)
+
+
+def test_it_is_fused_where_skipping_saves_little_and_not_where_it_saves_much() -> None:
+    wide = lowered(Conv2dSpec(in_channels=64, out_channels=512), granularity=4, size=(56, 56))
+    assert FuseMaskerConv(expected_rate=0.1).run(wide) is wide
+    assert FuseMaskerConv(expected_rate=0.99).run(wide) is not wide
+
+
+def test_a_program_without_maskers_is_the_same_object() -> None:
+    after = ALWAYS.run(lowered())
+    assert ALWAYS.run(after) is after
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        Conv2dSpec(in_channels=4, out_channels=6, kernel=(3, 3), padding=(1, 1, 1, 1)),
+        Conv2dSpec(in_channels=4, out_channels=6, stride=(2, 2)),
+        Conv2dSpec(in_channels=4, out_channels=6, groups=2),
+        Conv2dSpec(in_channels=4, out_channels=6, padding=(1, 1, 1, 1)),
+    ],
+    ids=["3x3", "strided", "grouped", "padded"],
+)
+def test_a_convolution_that_does_not_see_one_pixel_at_a_time_is_refused(first: Conv2dSpec) -> None:
+    program = lowered(first)
+    assert ALWAYS.run(program) is program
+
+
+def gathered(*, block: str = "", second_reader: bool = False) -> Program:
+    """One gathered convolution behind a masker, written out."""
+    sketch = Sketch()
+    x = sketch.input(3, 4, 5, 7)
+    mask = sketch.patches("m", x, granularity=2, block="here")
+    pixels = sketch.op("pixels", PixelMaskSpec(granularity=2, map_size=(5, 7)), mask)
+    rows = sketch.op("rows", RowListSpec(), pixels)
+    matrix = sketch.op("gather", GatherSpec(map_size=(5, 7)), x, rows, block=block)
+    spec = Conv2dSpec(in_channels=4, out_channels=4, rows=True, gathered=True, compact=True, map_size=(5, 7))
+
+    def convolved(name: str) -> fx.Node:
+        conv = sketch.op(name, spec, matrix, rows, block=block)
+        return sketch.op(f"{name}_scatter", ScatterSpec(map_size=(5, 7)), conv, rows, block=block)
+
+    first = convolved("first")
+    if not second_reader:
+        return sketch.returns(first)
+    return sketch.returns(sketch.op("add", AddSpec(), first, convolved("second")))
+
+
+def test_a_convolution_of_another_block_is_refused() -> None:
+    here, there = gathered(block="here"), gathered(block="there")
+    assert ALWAYS.run(here) is not here
+    assert ALWAYS.run(there) is there
+
+
+def test_a_gather_with_two_readers_is_refused() -> None:
+    program = gathered(block="here", second_reader=True)
+    assert ALWAYS.run(program) is program

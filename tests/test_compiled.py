@@ -1,0 +1,204 @@
+"""The run-time contract: what a compiled network accepts, refuses, returns and never touches."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+import torch
+
+import laudc
+from laudc.compiled import CompiledModel
+from laudc.dynamic_model import DynamicModel
+from laudc.errors import BuildError, InputError, ToolchainError
+from laudc.testing import TinyNet, conditioned, random_images, random_masks_like, relative_error
+
+SIZE = (37, 45)
+IMAGE = random_images(2, 3, *SIZE)
+PARADIGMS = ["spatial", "layer", "channel", "spatial+channel", "layer+spatial", "layer+channel"]
+
+
+@pytest.fixture(scope="module")
+def dynamic() -> DynamicModel:
+    return laudc.transform(conditioned(TinyNet), IMAGE, paradigm="spatial+channel").eval()
+
+
+@pytest.fixture(scope="module")
+def compiled(dynamic: DynamicModel) -> CompiledModel:
+    return laudc.compile(dynamic, "cpu", batch=2)
+
+
+@pytest.mark.parametrize("paradigm", PARADIGMS)
+def test_it_equals_dense_and_masked_given_the_decisions(paradigm: str) -> None:
+    model = laudc.transform(conditioned(TinyNet), IMAGE, paradigm=paradigm).eval()
+    network = laudc.compile(model, "cpu", batch=3)
+    x = random_images(3, 3, *SIZE, seed=5)
+    for rate in (0.0, 0.1, 0.5, 1.0):
+        masks = random_masks_like(model.program, rate=rate, batch=3, seed=int(rate * 10))
+        network.runner.poison()
+        found, wanted = network(x, masks), model(x, masks)
+        assert bool(torch.isfinite(found).all())
+        assert relative_error(found, wanted.detach()) <= 1e-5
+
+
+@pytest.mark.parametrize("fusion", ["gather-conv", "scatter-add", "masker-conv", "conv-add"])
+def test_it_stays_equal_with_a_fusion_left_out(dynamic: DynamicModel, fusion: str) -> None:
+    network = laudc.compile(dynamic, "cpu", batch=2, without=[fusion])
+    masks = random_masks_like(dynamic.program, rate=0.4, batch=2)
+    network.runner.poison()
+    assert relative_error(network(IMAGE, masks), dynamic(IMAGE, masks).detach()) <= 1e-5
+
+
+def test_skipped_blocks_take_less_of_the_work() -> None:
+    """Not a timing: the rows that the convolutions are given."""
+    model = laudc.transform(conditioned(TinyNet), IMAGE, paradigm="layer").eval()
+    network = laudc.compile(model, "cpu", batch=2)
+    listed: dict[float, int] = {}
+    for rate in (0.0, 1.0):
+        masks = random_masks_like(model.program, rate=rate, batch=2)
+        rows = []
+        network.runner.trace(IMAGE, masks, lambda step, _, made, rows=rows: rows.append((step, made)))  # type: ignore[misc]
+        listed[rate] = sum(int(made[0][2]) for step, made in rows if step.op.spec.name == "row_list")
+    assert listed[0.0] == 0
+    assert listed[1.0] > 0
+
+
+def test_decisions_rates_and_logits_of_the_last_call_are_readable(
+    dynamic: DynamicModel, compiled: CompiledModel
+) -> None:
+    compiled(IMAGE)
+    dynamic(IMAGE)
+    assert compiled.rates == dynamic.rates
+    for key, mask in dynamic.decisions.items():
+        assert torch.equal(compiled.decisions[key], mask)
+        assert torch.allclose(torch.sigmoid(compiled.logits[key]), dynamic.probabilities[key].detach(), atol=1e-5)
+
+
+def test_given_masks_are_obeyed_and_read_back(dynamic: DynamicModel, compiled: CompiledModel) -> None:
+    masks = random_masks_like(dynamic.program, rate=0.5, batch=2)
+    compiled(IMAGE, masks)
+    assert all(torch.equal(compiled.decisions[key], mask) for key, mask in masks.items())
+
+
+def test_outputs_are_fresh_and_inputs_are_only_read(compiled: CompiledModel) -> None:
+    x = IMAGE.clone()
+    first = compiled(x)
+    kept = first.clone()
+    compiled(random_images(2, 3, *SIZE, seed=9))
+    assert torch.equal(first, kept)
+    assert torch.equal(x, IMAGE)
+
+
+def test_out_is_written_and_returned(compiled: CompiledModel) -> None:
+    out = torch.empty_like(compiled(IMAGE))
+    assert compiled(IMAGE, out=out) is out
+    assert torch.equal(out, compiled(IMAGE))
+
+
+def test_strides_and_gradients_of_the_input_do_not_matter(compiled: CompiledModel) -> None:
+    wanted = compiled(IMAGE)
+    strided = torch.empty(2, 3, SIZE[0], 2 * SIZE[1])[..., ::2].copy_(IMAGE)
+    for x in (IMAGE.to(memory_format=torch.channels_last), strided, IMAGE.clone().requires_grad_()):
+        found = compiled(x)
+        assert torch.equal(found, wanted)
+        assert not found.requires_grad
+
+
+@pytest.mark.parametrize(
+    ("x", "says"),
+    [
+        (random_images(1, 3, *SIZE), "compiled for"),
+        (random_images(2, 3, 38, 45), "compiled for"),
+        (random_images(2, 4, *SIZE), "compiled for"),
+        (IMAGE[:0], "compiled for"),
+        (IMAGE.double(), "float64"),
+        (IMAGE.half(), "float16"),
+        (IMAGE.to(torch.uint8), "uint8"),
+        (IMAGE.clone().index_fill_(2, torch.tensor([3]), float("nan")), "NaN"),
+        (IMAGE.to("meta"), "on meta"),
+        ("image.png", "a str"),
+    ],
+)
+def test_an_input_that_does_not_fit_is_refused_in_one_line(compiled: CompiledModel, x: object, says: str) -> None:
+    with pytest.raises(InputError, match=says) as caught:
+        compiled(x)  # type: ignore[arg-type]
+    assert "\n" not in str(caught.value)
+
+
+def test_masks_that_do_not_fit_are_refused(compiled: CompiledModel) -> None:
+    with pytest.raises(InputError, match="there is no masker"):
+        compiled(IMAGE, {"nobody": torch.ones(2, 1)})
+    key, mask = next(iter(compiled.decisions.items()))
+    with pytest.raises(InputError, match="the masks of"):
+        compiled(IMAGE, {key: mask[:1]})
+
+
+@pytest.mark.parametrize("batch", [0, -1, 1.5, True, "2"])
+def test_a_batch_that_is_none_is_refused(dynamic: DynamicModel, batch: object) -> None:
+    with pytest.raises(InputError, match="is not a whole number above 0"):
+        laudc.compile(dynamic, batch=batch)  # type: ignore[arg-type]
+
+
+def test_a_batch_that_overflows_is_refused_with_one_that_fits(dynamic: DynamicModel) -> None:
+    with pytest.raises(InputError, match="compile for a batch of at most"):
+        laudc.compile(dynamic, batch=10**6)
+
+
+def test_a_data_type_the_target_lacks_is_refused(dynamic: DynamicModel) -> None:
+    with pytest.raises(InputError, match="does not compute in 'float16'"):
+        laudc.compile(dynamic, "cpu", dtype="float16")
+
+
+def test_what_is_for_a_gpu_says_so_where_there_is_none(dynamic: DynamicModel) -> None:
+    if torch.cuda.is_available():
+        pytest.fail("run this without a GPU: -m 'not gpu'")
+    network = laudc.compile(dynamic, "jetson-tx2", batch=2)
+    with pytest.raises(ToolchainError, match="no CUDA device is here"):
+        network(IMAGE)
+
+
+def test_an_operation_without_a_kernel_is_named() -> None:
+    class Odd(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = conditioned(TinyNet)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.cumsum(self.body(x), 1)
+
+    with pytest.raises((BuildError, laudc.LaudcError), match="cumsum"):
+        laudc.compile(laudc.transform(Odd(), IMAGE))
+
+
+def test_a_static_network_compiles_too() -> None:
+    network = conditioned(TinyNet)
+    compiled = laudc.compile(network, size=SIZE)
+    with torch.no_grad():
+        assert relative_error(compiled(IMAGE[:1]), network(IMAGE[:1])) <= 1e-5
+    with pytest.raises(InputError, match="static"):
+        compiled(IMAGE[:1], {"x": torch.ones(1)})
+
+
+def test_calls_from_several_threads_do_not_mix(dynamic: DynamicModel, compiled: CompiledModel) -> None:
+    images = [random_images(2, 3, *SIZE, seed=seed) for seed in range(4)]
+    wanted = [compiled(x) for x in images]
+    wrong: list[int] = []
+
+    def work(index: int) -> None:
+        for _ in range(25):
+            if not torch.equal(compiled(images[index]), wanted[index]):
+                wrong.append(index)
+
+    threads = [threading.Thread(target=work, args=(index,)) for index in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+
+
+def test_memory_is_shared_between_values_that_do_not_meet(compiled: CompiledModel) -> None:
+    from laudc.kernels.executable import value_bytes
+
+    executable = compiled.lowering.executable
+    assert executable.arena_bytes < value_bytes(executable)
