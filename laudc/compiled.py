@@ -20,7 +20,6 @@ from laudc.program import Program, input_type, program_for, types_of
 from laudc.rates import executed_rates, stratified_masks
 from laudc.targets import Target
 
-
 _MOST_ELEMENTS = 2**31
 _LARGEST_BATCH = 65535
 

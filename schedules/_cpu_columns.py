@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 from tvm.tirx.script import builder as T
 
 from laudc.schedules._cpu_arguments import Arguments
-from laudc.schedules._cpu_panel import Chunk, vector
+from laudc.schedules._cpu_panel import Chunk
 from laudc.schedules._cpu_task import Task
-from laudc.schedules._cpu_tile import Step, Tile, emit_tile, opaque
+from laudc.schedules._cpu_tile import Step, Tile, emit_tile
+from laudc.schedules._cpu_vectors import opaque, vector
 
 if TYPE_CHECKING:
     from tvm.tirx import Buffer, Expr
@@ -186,7 +187,7 @@ class Columns:
 
 
 Place = Callable[[int, "Expr", "Expr | int", "Expr | int"], None]
-"""Emits a register tile: its height, its first row within the task, from which of its rows and up to which it writes."""
+"""Emits a register tile: its height, its first row within the task, the rows of it that are written: from, to."""
 
 
 def _lowest(heights: tuple[int, ...], rows: Expr, emit: Callable[[int], None]) -> None:

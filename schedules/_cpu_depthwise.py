@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from tvm import tirx
@@ -18,8 +19,8 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T
 
 from laudc.ops.conv2d import Conv2dSpec
-from laudc.schedules._cpu_panel import pieces, ramp, vector
-from laudc.schedules._cpu_tile import ON_STACK, opaque
+from laudc.schedules._cpu_arguments import ALIGN
+from laudc.schedules._cpu_vectors import branch, each_piece, on_stack, opaque, ramp, vector, zeros
 from laudc.schedules._pointwise import pointwise
 from laudc.schedules.base import Choice, Work
 
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Kernel:
+    """Sizes and buffers, each buffer None where the spec has no such thing."""
+
     spec: Conv2dSpec
     in_size: tuple[int, int]
     out_size: tuple[int, int]
@@ -39,11 +42,11 @@ class _Kernel:
     x: Buffer
     out: Buffer
     weight: Buffer
-    bias: Buffer | None
-    rows: Buffer | None
-    channels: Buffer | None
-    residual: Buffer | None
-    copied: Buffer | None
+    bias: Buffer
+    rows: Buffer
+    channels: Buffer
+    residual: Buffer
+    copied: Buffer
 
     @property
     def pixels(self) -> int:
@@ -59,8 +62,7 @@ class _Kernel:
 
     def taken_bias(self, channel: Expr, width: int) -> Expr:
         if self.bias is None:
-            zero = tirx.const(0.0, "float32")
-            return tirx.Broadcast(zero, width) if width > 1 else zero
+            return zeros(width)
         if self.copied is not None:
             return self.copied.vload([self.spec.taps, channel], vector(width))
         return self.bias.vload([channel], vector(width))
@@ -90,13 +92,13 @@ def _declare(work: Work, choice: Choice) -> _Kernel:
     in_size, out_size = work.operands[0].shape[2:], work.results[0].shape[2:]
     batch, list_size = T.int32(), T.int32()
 
-    def argument(name: str, wanted: bool, shape: tuple[Expr | int, ...], dtype: str = "float32") -> Buffer | None:
-        return T.match_buffer(T.arg(name, T.handle()), shape, dtype, align=4) if wanted else None
+    def argument(name: str, wanted: bool, shape: tuple[Expr | int, ...], dtype: str = "float32") -> Buffer:
+        return T.match_buffer(T.arg(name, T.handle()), shape, dtype, align=ALIGN) if wanted else None
 
-    def matrix(buffer: Buffer | None, size: tuple[int, ...]) -> Buffer | None:
+    def matrix(buffer: Buffer, size: tuple[int, ...]) -> Buffer:
         if buffer is None:
             return None
-        return T.decl_buffer((batch * size[0] * size[1], channels), "float32", data=buffer.data, align=4)
+        return T.decl_buffer((batch * size[0] * size[1], channels), "float32", data=buffer.data, align=ALIGN)
 
     x = argument("x", True, (batch, *in_size, channels))
     rows = argument("rows", spec.rows, (list_size,), "int32")
@@ -144,7 +146,7 @@ def _emit_sample(k: _Kernel, sample: Expr) -> None:
 def _emit_rows(k: _Kernel, begin: Expr | int, count: Expr, channels: Expr | int) -> None:
     with T.parallel(k.parts) as part:
         share = T.bind(T.ceildiv(count, k.parts))
-        at = T.alloc_buffer((1,), "int32", scope="local", annotations=ON_STACK)
+        at = on_stack(1, "int32")
         T.buffer_store(at, begin + T.min(part * share, count), [0])
         end = opaque(begin + T.min((part + 1) * share, count))
         with T.While(at[0] < end):
@@ -155,15 +157,14 @@ def _emit_rows(k: _Kernel, begin: Expr | int, count: Expr, channels: Expr | int)
             last = T.bind(T.min(at[0] + k.run - 1, end - 1))
             is_run = tirx.all(at[0] + k.run <= end, j + k.run <= k.out_size[1], k.position(last) == first + (k.run - 1))
             step = opaque(tirx.Select(is_run, k.run, 1))
-            with T.If(is_run):
-                with T.Then():
-                    with T.If(_misses_no_tap(k, j)):
-                        with T.Then():
-                            _emit_channels(k, first, here, k.run, channels, guarded=False)
-                        with T.Else():
-                            _emit_channels(k, first, here, k.run, channels, guarded=True)
-                with T.Else():
-                    _emit_channels(k, first, here, 1, channels, guarded=True)
+            emit = partial(_emit_channels, k, first, here, channels)
+            branch(
+                is_run,
+                lambda: branch(
+                    _misses_no_tap(k, j), lambda: emit(k.run, guarded=False), lambda: emit(k.run, guarded=True)
+                ),
+                lambda: emit(1, guarded=True),
+            )
             T.buffer_store(at, at[0] + step, [0])
 
 
@@ -176,21 +177,11 @@ def _misses_no_tap(k: _Kernel, j: Expr) -> Expr:
 
 
 def _emit_channels(
-    k: _Kernel, first: Expr, here: tuple[Expr, Expr, Expr], run: int, channels: Expr | int, *, guarded: bool
+    k: _Kernel, first: Expr, here: tuple[Expr, Expr, Expr], channels: Expr | int, run: int, *, guarded: bool
 ) -> None:
-    def emit(channel: Expr | int, width: int) -> None:
-        _emit_tile(k, first, here, run, channel, width, guarded=guarded)
-
-    if not isinstance(channels, int):
-        with T.serial(T.truncdiv(channels, k.lanes)) as v:
-            emit(v * k.lanes, k.lanes)
-        with T.serial(T.truncmod(channels, k.lanes)) as one:
-            emit(T.truncdiv(channels, k.lanes) * k.lanes + one, 1)
-        return
-    with T.serial(channels // k.lanes) as v:
-        emit(v * k.lanes, k.lanes)
-    for offset, width in pieces(channels % k.lanes, k.lanes):
-        emit(channels - channels % k.lanes + offset, width)
+    each_piece(
+        k.lanes, channels, lambda channel, width: _emit_tile(k, first, here, run, channel, width, guarded=guarded)
+    )
 
 
 def _emit_tile(
@@ -206,7 +197,7 @@ def _emit_tile(
     spec, kind = k.spec, vector(width)
     sample, i, j = here
     residual = {"none": None, "dense": k.residual, "in_place": k.out}[spec.residual]
-    sums = [T.alloc_buffer((width,), "float32", scope="local", annotations=ON_STACK) for _ in range(run)]
+    sums = [on_stack(width) for _ in range(run)]
     for t, total in enumerate(sums):
         start = k.taken_bias(channel, width)
         if residual is not None:

@@ -20,11 +20,12 @@ from tvm.tirx.script import builder as T
 from laudc.schedules._cpu_arguments import Arguments, declare_arguments
 from laudc.schedules._cpu_columns import Columns
 from laudc.schedules._cpu_masker import emit_logits
-from laudc.schedules._cpu_panel import Chunk, each_piece, fill_panel, vector
+from laudc.schedules._cpu_panel import Chunk, fill_panel
 from laudc.schedules._cpu_plan import Plan
 from laudc.schedules._cpu_sample import copy_weights
 from laudc.schedules._cpu_task import Share, Task, each_share, each_task
 from laudc.schedules._cpu_tile import CHEAP
+from laudc.schedules._cpu_vectors import branch, each_piece, vector
 from laudc.schedules._pointwise import pointwise
 
 if TYPE_CHECKING:
@@ -89,17 +90,12 @@ def _each_chunk(plan: Plan, share: Share, body: Callable[[Chunk], None]) -> None
 def _emit_chunk(a: Arguments, task: Task, chunk: Chunk, panel: Buffer, group: Expr | int) -> None:
     plan = a.plan
     if panel is not None:
-        fill_panel(plan, chunk, panel, a.x, task.rows, lambda m: a.position(task.row + m), group * plan.depth)
+        fill_panel(a, chunk, panel, task.row, task.rows, group * plan.depth)
     if plan.spec.masker:
         _emit_logits(a, task, chunk, panel)
     Columns(a=a, task=task, chunk=chunk, panel=panel, group=group).emit_all()
-    if plan.spec.activation in CHEAP:
-        return
-    if chunk.last is True:
-        _activate(a, task, group)
-    else:
-        with T.If(chunk.last), T.Then():
-            _activate(a, task, group)
+    if plan.spec.activation not in CHEAP:
+        branch(chunk.last, lambda: _activate(a, task, group))
 
 
 def _emit_logits(a: Arguments, task: Task, chunk: Chunk, panel: Buffer) -> None:

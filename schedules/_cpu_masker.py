@@ -12,8 +12,8 @@ from tvm import tirx
 from tvm.tirx.script import builder as T
 
 from laudc.schedules._cpu_arguments import Arguments
-from laudc.schedules._cpu_panel import Chunk, ramp, vector
-from laudc.schedules._cpu_tile import ON_STACK
+from laudc.schedules._cpu_panel import Chunk
+from laudc.schedules._cpu_vectors import on_stack, ramp, vector, zeros
 
 if TYPE_CHECKING:
     from tvm.tirx import Buffer, Expr
@@ -35,9 +35,9 @@ def emit_logits(
     length = plan.chunk_taps * chunk.depth
     with T.serial(T.ceildiv(rows, _ROWS)) as block:
         ms = [T.bind(T.min(block * _ROWS + i, rows - 1)) for i in range(_ROWS)]
-        wide = [T.alloc_buffer((plan.lanes,), "float32", scope="local", annotations=ON_STACK) for _ in ms]
+        wide = [on_stack(plan.lanes) for _ in ms]
         for total in wide:
-            T.buffer_store(total, tirx.Broadcast(tirx.const(0.0, "float32"), plan.lanes), [ramp(0, plan.lanes)])
+            T.buffer_store(total, zeros(plan.lanes), [ramp(0, plan.lanes)])
         with T.serial(T.truncdiv(length, plan.lanes)) as step:
             _accumulate(a, wide, ms, x, k0, step * plan.lanes, plan.lanes)
         with T.serial(T.truncmod(length, plan.lanes)) as one:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from tvm.tirx.script import builder as T
 
 from laudc.schedules._cpu_arguments import Arguments
-from laudc.schedules._cpu_tile import ON_STACK
+from laudc.schedules._cpu_vectors import on_stack
 
 if TYPE_CHECKING:
     from tvm.tirx import Expr
@@ -22,7 +22,7 @@ def copy_weights(a: Arguments, sample: Expr | int, kept_in: Expr | int, kept_out
     weight = T.decl_buffer((plan.weight_floats,), "float32", data=a.weight.data, align=4)
     with T.parallel(T.ceildiv(kept_out, lanes)) as v:
         # neighbours in a list are mostly neighbours in memory: the lanes read two or three vectors, k after k
-        places = T.alloc_buffer((lanes,), "int32", scope="local", annotations=ON_STACK)
+        places = on_stack(lanes, "int32")
         with T.serial(lanes) as lane:
             column = T.bind(a.listed_channel(sample, spec.channels_out, T.min(v * lanes + lane, kept_out - 1)))
             vector = T.truncdiv(column, lanes) * (plan.taps * plan.depth * lanes)

@@ -14,7 +14,7 @@ from tvm.tirx.script import builder as T
 
 from laudc.schedules._cpu_arguments import Arguments
 from laudc.schedules._cpu_plan import Plan
-from laudc.schedules._cpu_tile import opaque
+from laudc.schedules._cpu_vectors import opaque
 
 if TYPE_CHECKING:
     from tvm.tirx import Expr

@@ -14,14 +14,13 @@ from typing import TYPE_CHECKING
 from tvm import tirx
 from tvm.tirx.script import builder as T
 
-from laudc.schedules._cpu_panel import Chunk, pieces, ramp, vector
+from laudc.schedules._cpu_panel import Chunk
+from laudc.schedules._cpu_vectors import branch, on_stack, pieces, ramp, vector, zeros
 from laudc.schedules._pointwise import pointwise
 
 if TYPE_CHECKING:
     from tvm.tirx import Buffer, Expr
 
-# LLVM keeps a buffer in registers only where TVM leaves it on the stack, which it does not by itself
-ON_STACK = {"disable_lower_builtin": True}
 CHEAP = ("none", "relu", "relu6")
 """Functions that are applied to every sum where it stands; the others would make the code explode."""
 
@@ -55,28 +54,14 @@ class Tile:
         return self.last_lanes if v == self.vectors - 1 else self.lanes
 
 
-def opaque(value: Expr) -> Expr:
-    """The value as a variable that TVM knows nothing of; LLVM sees through it.
-
-    TVM's simplifier tries to prove things of every index from all it knows of each variable in it, which for the sizes
-    of a task takes seconds and finds nothing.
-    """
-    cell = T.alloc_buffer((1,), "int32", scope="local", annotations=ON_STACK)
-    T.buffer_store(cell, value, [0])
-    return T.bind(cell[0])
-
-
 def emit_tile(tile: Tile) -> None:
     """The code of the whole tile."""
-    sums = [
-        [T.alloc_buffer((tile.lanes,), "float32", scope="local", annotations=ON_STACK) for _ in range(tile.vectors)]
-        for _ in range(tile.rows)
-    ]
+    sums = [[on_stack(tile.lanes) for _ in range(tile.vectors)] for _ in range(tile.rows)]
     rows = [T.bind(tile.out_row(T.min(m, tile.valid - 1) if m else 0)) for m in range(tile.rows)]
-    _branch(tile.chunk.first, lambda: _begin(tile, sums, rows), lambda: _resume(tile, sums, rows))
+    branch(tile.chunk.first, lambda: _begin(tile, sums, rows), lambda: _resume(tile, sums, rows))
     tile.each_k(lambda column, weight_row: _step(tile, sums, column, weight_row))
     if tile.activation in CHEAP:
-        _branch(tile.chunk.last, lambda: _activate(tile, sums))
+        branch(tile.chunk.last, lambda: _activate(tile, sums))
     for m in range(tile.rows):
         with T.If(tirx.all(m >= tile.skip, m < tile.valid)), T.Then():
             for v in range(tile.vectors):
@@ -87,21 +72,8 @@ def _each(tile: Tile) -> list[tuple[int, int]]:
     return [(m, v) for m in range(tile.rows) for v in range(tile.vectors)]
 
 
-def _branch(condition: Expr | bool, then: Callable[[], None], otherwise: Callable[[], None] | None = None) -> None:
-    if condition is True:
-        then()
-        return
-    with T.If(condition):
-        with T.Then():
-            then()
-        if otherwise is not None:
-            with T.Else():
-                otherwise()
-
-
 def _begin(tile: Tile, sums: list[list[Buffer]], rows: list[Expr]) -> None:
-    zero = tirx.Broadcast(tirx.const(0.0, "float32"), tile.lanes)
-    bias = [tile.bias(v) if tile.bias else zero for v in range(tile.vectors)]
+    bias = [tile.bias(v) if tile.bias else zeros(tile.lanes) for v in range(tile.vectors)]
     for m, v in _each(tile):
         T.buffer_store(sums[m][v], bias[v], [ramp(0, tile.lanes)])
         if tile.residual is not None:

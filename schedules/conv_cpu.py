@@ -115,6 +115,4 @@ def _refuse_lists(spec: Conv2dSpec) -> str | None:
     return None
 
 
-__all__ = ["SCHEDULE"]
-
 SCHEDULE = ConvCpu()

@@ -64,6 +64,4 @@ class DepthwiseCpu(Schedule):
         return (TensorType(shape=(spec.taps + spec.bias, spec.out_channels), dtype="float32"),)
 
 
-__all__ = ["SCHEDULE"]
-
 SCHEDULE = DepthwiseCpu()

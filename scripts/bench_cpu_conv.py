@@ -96,8 +96,8 @@ class Bench:
                 total + shape.count * ms for total, ms in zip(totals, (theirs, ours, rows, channels), strict=True)
             ]
             print(
-                f"{number:3} {shape.role:7}{shape.channels:5}{shape.columns:5} {shape.kernel} {shape.stride} {shape.side:4} "
-                f"{shape.count:2} |{theirs:7.3f} {ours:7.3f} {ours / theirs:6.2f} {shape.gflop / ours * 1e3:4.0f} |"
+                f"{number:3} {shape.role:7}{shape.channels:5}{shape.columns:5} {shape.kernel} {shape.stride} "
+                f"{shape.side:4} {shape.count:2} |{theirs:7.3f} {ours:7.3f} {ours / theirs:6.2f} {shape.gflop / ours * 1e3:4.0f} |"
                 f"{rows:8.3f}  {rows / rows_all:.2f} |{channels:11.3f}  {channels / channels_all:.2f}",
                 flush=True,
             )

@@ -74,13 +74,12 @@ def table(rows: list[dict[str, object]]) -> str:
     lines = [
         "# Every kernel for every CUDA target",
         "",
-        "`python scripts/compile_all.py`; no GPU was used. Seconds are those of this run, in which kernels that several",
-        "rows share come from the cache.",
+        "`python scripts/compile_all.py`; no GPU was used. Seconds are those of this run, in which kernels that",
+        "several rows share come from the cache.",
         "",
-        "| network | paradigm | target | arch | dtype | kernels | with machine code | spilled bytes | most registers | s |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     fields = tuple(field for field in rows[0] if field != "schedules")
+    lines += ["| " + " | ".join(field.replace("_", " ") for field in fields) + " |", "| --- " * len(fields) + "|"]
     lines += ["| " + " | ".join(str(row[field]) for field in fields) + " |" for row in rows]
     return "\n".join(lines) + "\n"
 

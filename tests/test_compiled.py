@@ -185,9 +185,7 @@ def test_calls_from_several_threads_do_not_mix(dynamic: DynamicModel, compiled: 
     wrong: list[int] = []
 
     def work(index: int) -> None:
-        for _ in range(25):
-            if not torch.equal(compiled(images[index]), wanted[index]):
-                wrong.append(index)
+        wrong.extend(index for _ in range(25) if not torch.equal(compiled(images[index]), wanted[index]))
 
     threads = [threading.Thread(target=work, args=(index,)) for index in range(4)]
     for thread in threads:

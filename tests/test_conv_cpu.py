@@ -182,6 +182,7 @@ MORE_STATIC = {
     "groups of 4": conv(in_channels=32, out_channels=32, kernel=(3, 3), padding=(1, 1, 1, 1), groups=8, bias=True),
     "groups of 24": conv(in_channels=72, out_channels=72, kernel=(3, 3), stride=(2, 2), padding=(1, 1, 1, 1), groups=3),
     "wide groups": conv(in_channels=512, out_channels=160, kernel=(3, 3), padding=(1, 1, 1, 1), groups=2, size=(6, 5)),
+    "groups of 24, activated in memory": conv(in_channels=48, out_channels=48, groups=2, activation="silu", bias=True),
     "multiplied depthwise": conv(in_channels=6, out_channels=12, kernel=(3, 3), padding=(1, 1, 1, 1), groups=6),
     "masker": conv(in_channels=64, out_channels=32, bias=True, activation="relu", masker=True),
     "masker, many chunks": conv(in_channels=1001, out_channels=33, masker=True, activation="silu", bias=True),
@@ -213,8 +214,8 @@ MORE_ROWS = {
 CHANNELS = {
     "channels out": conv(in_channels=32, out_channels=64, channels_out=16, bias=True),
     "channels in and out": conv(
-        in_channels=64, out_channels=64, kernel=(3, 3), padding=(1, 1, 1, 1), channels_in=16, channels_out=16, bias=True,
-        activation="relu",
+        in_channels=64, out_channels=64, kernel=(3, 3), padding=(1, 1, 1, 1), channels_in=16, channels_out=16,
+        bias=True, activation="relu",
     ),
     "channels in": conv(in_channels=64, out_channels=33, channels_in=4, bias=True),
 }  # fmt: skip
@@ -244,7 +245,8 @@ MORE_CHANNELS = {
         bias=True,
     ),
     "wide groups": conv(
-        in_channels=120, out_channels=120, kernel=(3, 3), padding=(1, 1, 1, 1), groups=5, channels_in=24, channels_out=24
+        in_channels=120, out_channels=120, kernel=(3, 3), padding=(1, 1, 1, 1), groups=5, channels_in=24,
+        channels_out=24,
     ),
     "merged groups": conv(
         in_channels=32, out_channels=32, kernel=(3, 3), padding=(1, 1, 1, 1), groups=8, channels_in=16, channels_out=16

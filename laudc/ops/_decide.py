@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -23,8 +24,8 @@ def decide(logits: Tensor, *, training: bool, temperature: float) -> Tensor:
             return (logits >= 0).float()
         uniform = torch.rand_like(logits).clamp_(1e-6, 1 - 1e-6)
         noise = uniform.log() - torch.log1p(-uniform)  # the difference of two Gumbel variables is logistic
-        hard: Tensor = _StraightThrough.apply(torch.sigmoid((logits + noise) / temperature))
-        return hard
+        soft = torch.sigmoid((logits + noise) / temperature)
+        return cast(Tensor, _StraightThrough.apply(soft))  # type: ignore[no-untyped-call]  # so torch has it
 
 
 class _StraightThrough(torch.autograd.Function):

@@ -101,9 +101,6 @@ class Said:
         return lines[0].removeprefix("error: ")
 
 
-Laudc = Callable[..., Said]
-
-
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The current folder of the test; it holds net.py and photo.png."""
@@ -115,7 +112,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def laudc(folder: Path, capsys: pytest.CaptureFixture[str]) -> Laudc:
+def cli(folder: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., Said]:
     """Runs a command line there."""
 
     def run(*arguments: str) -> Said:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-import laudc.kernels.artifact as artifact
 import laudc.models
 from laudc.dynamic_model import DynamicModel
+from laudc.kernels.artifact import load
 
-Laudc = Callable[..., "Said"]  # type: ignore[name-defined]  # noqa: F821  of conftest.py
+Cli = Callable[..., Any]
+"""A command line -> `Said`, of conftest.py."""
 TINY = ("convert", "net.py:Tiny", "--size", "32")
 
 
@@ -24,21 +25,21 @@ def new_files(folder: Path) -> list[str]:
 
 
 def loaded(path: str) -> DynamicModel:
-    model = artifact.load(Path(path))
+    model = load(Path(path))
     assert isinstance(model, DynamicModel)
     return model
 
 
-def test_it_writes_the_file_named_for_model_and_paradigm(laudc: Laudc, folder: Path) -> None:
-    said = laudc(*TINY)
+def test_it_writes_the_file_named_for_model_and_paradigm(cli: Cli, folder: Path) -> None:
+    said = cli(*TINY)
     assert (said.exit_code, said.err) == (0, "")
     assert new_files(folder) == ["tiny-spatial.laud"]
     assert "wrote tiny-spatial.laud" in said.out
     assert loaded("tiny-spatial.laud").plan.paradigm == "spatial"
 
 
-def test_the_block_table_says_what_each_block_costs(laudc: Laudc) -> None:
-    lines = laudc(*TINY, "--granularity", "4-2", "--dry-run").out.splitlines()
+def test_the_block_table_says_what_each_block_costs(cli: Cli) -> None:
+    lines = cli(*TINY, "--granularity", "4-2", "--dry-run").out.splitlines()
     row = next(line.split() for line in lines if line.strip().startswith("blocks.1"))
     # 64 positions x (9 x 16 x 32 + 9 x 32 x 32 + 16 x 32 for the projection) = .917 million
     assert row == ["blocks.1", "basic", "2", "8x8", "2", "spatial", "2", "0.9", "41.5"]
@@ -46,8 +47,8 @@ def test_the_block_table_says_what_each_block_costs(laudc: Laudc) -> None:
     assert "weights: as its own file makes them" in lines
 
 
-def test_json_holds_the_same_facts(laudc: Laudc) -> None:
-    said = laudc(*TINY, "--paradigm", "layer+channel", "--rate", ".5", "--json")
+def test_json_holds_the_same_facts(cli: Cli) -> None:
+    said = cli(*TINY, "--paradigm", "layer+channel", "--rate", ".5", "--json")
     facts = json.loads(said.out)
     assert facts["file"] == "tiny-layer+channel.laud"
     assert (facts["rate"], facts["weights"], facts["input"]) == (0.5, "own", [1, 3, 32, 32])
@@ -55,32 +56,32 @@ def test_json_holds_the_same_facts(laudc: Laudc) -> None:
     assert sum(block["share"] for block in facts["blocks"]) == pytest.approx(0.949, abs=1e-3)
 
 
-def test_a_dry_run_writes_nothing(laudc: Laudc, folder: Path) -> None:
+def test_a_dry_run_writes_nothing(cli: Cli, folder: Path) -> None:
     (folder / "tiny-spatial.laud").write_text("mine")
-    assert "nothing was written" in laudc(*TINY, "--dry-run").out
+    assert "nothing was written" in cli(*TINY, "--dry-run").out
     assert (folder / "tiny-spatial.laud").read_text() == "mine"
 
 
-def test_a_rate_is_told_and_kept(laudc: Laudc) -> None:
-    said = laudc(*TINY, "--rate", "0.25", "--keep-first", "--seed", "3")
+def test_a_rate_is_told_and_kept(cli: Cli) -> None:
+    said = cli(*TINY, "--rate", "0.25", "--keep-first", "--seed", "3")
     assert "random masks at rate 0.25 stand in for the maskers" in said.out
     plan = loaded("tiny-spatial.laud").plan
     assert (plan.rate, plan.keep_first, plan.seed) == (0.25, True, 3)
 
 
-def test_force_replaces_a_file(laudc: Laudc, folder: Path) -> None:
+def test_force_replaces_a_file(cli: Cli, folder: Path) -> None:
     (folder / "tiny-spatial.laud").write_text("old")
-    assert laudc(*TINY, "--force").exit_code == 0
+    assert cli(*TINY, "--force").exit_code == 0
     assert loaded("tiny-spatial.laud").plan.paradigm == "spatial"
 
 
-def test_a_function_that_makes_the_network_will_do(laudc: Laudc, folder: Path) -> None:
-    assert laudc("convert", "net.py:make_tiny", "--size", "20x28").exit_code == 0
+def test_a_function_that_makes_the_network_will_do(cli: Cli, folder: Path) -> None:
+    assert cli("convert", "net.py:make_tiny", "--size", "20x28").exit_code == 0
     assert loaded("make_tiny-spatial.laud").program.source["model"] == "net.py:make_tiny"
 
 
-def test_random_weights_are_conditioned_and_recorded(laudc: Laudc) -> None:
-    said = laudc("convert", "resnet18", "--size", "64", "--no-pretrained")
+def test_random_weights_are_conditioned_and_recorded(cli: Cli) -> None:
+    said = cli("convert", "resnet18", "--size", "64", "--no-pretrained")
     assert "weights: random" in said.out
     model = loaded("resnet18-spatial.laud")
     assert model.program.source["weights"] == "random"
@@ -90,38 +91,32 @@ def test_random_weights_are_conditioned_and_recorded(laudc: Laudc) -> None:
         assert torch.equal(scale, torch.full_like(scale, expected)), name
 
 
-def test_the_same_seed_draws_the_same_weights(laudc: Laudc) -> None:
+def test_the_same_seed_draws_the_same_weights(cli: Cli) -> None:
     for name, seed in (("a", "5"), ("b", "5"), ("c", "6")):
-        laudc("convert", "timm/resnet10t", "--size", "64", "--no-pretrained", "--seed", seed, "-o", f"{name}.laud")
+        cli("convert", "timm/resnet10t", "--size", "64", "--no-pretrained", "--seed", seed, "-o", f"{name}.laud")
     first, same, other = (loaded(f"{name}.laud").state_dict() for name in "abc")
     assert all(torch.equal(first[name], same[name]) for name in first)
     assert not torch.equal(first["graph.conv1.0.weight"], other["graph.conv1.0.weight"])
 
 
-def test_timm_names_become_file_names(laudc: Laudc, folder: Path) -> None:
-    assert laudc("convert", "timm/resnet10t", "--size", "64", "--no-pretrained").exit_code == 0
+def test_timm_names_become_file_names(cli: Cli, folder: Path) -> None:
+    assert cli("convert", "timm/resnet10t", "--size", "64", "--no-pretrained").exit_code == 0
     assert new_files(folder) == ["timm-resnet10t-spatial.laud"]
 
 
-def test_weights_that_cannot_be_had_are_one_sentence(
-    laudc: Laudc, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_weights_that_cannot_be_had_are_one_sentence(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def offline(url: str) -> None:
         raise ConnectionError("no connection to there")
 
-    monkeypatch.setattr(laudc_models(), "_probe", offline)
+    monkeypatch.setattr(laudc.models, "_probe", offline)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "empty"))
-    said = laudc("convert", "resnet18", "--size", "64", "--json")
+    said = cli("convert", "resnet18", "--size", "64", "--json")
     assert said.exit_code == 0
     assert said.err == (
         "the pretrained weights of resnet18 (IMAGENET1K_V1) cannot be had: no connection to there; "
         "going on with random ones\n"
     )
     assert json.loads(said.out)["weights"] == "random"
-
-
-def laudc_models():  # type: ignore[no-untyped-def]  # noqa: ANN201  the fixture laudc hides the package
-    return sys.modules["laudc.models"]
 
 
 @pytest.mark.parametrize(
@@ -156,27 +151,25 @@ def laudc_models():  # type: ignore[no-untyped-def]  # noqa: ANN201  the fixture
         (("net.py:Tiny", "-o", "taken.laud"), 2, "taken.laud exists; give another name with -o"),
         (("net.py:Tiny", "-o", "nowhere/a.laud"), 7, "there is no folder nowhere; make it first"),
         (("net.py:Tiny", "--size", "32", "-o", "/proc/a.laud"), 7, "/proc/a.laud cannot be written"),
-        ((), 2, "missing argument 'model'"),
+        ((), 2, "missing argument 'MODEL'"),
     ],
 )
 def test_what_cannot_be_done_is_one_line(
-    arguments: tuple[str, ...], exit_code: int, said: str, laudc: Laudc, folder: Path
+    arguments: tuple[str, ...], exit_code: int, said: str, cli: Cli, folder: Path
 ) -> None:
     (folder / "bad.py").write_text("class Tiny(\n")
     (folder / "leaves.py").write_text("raise SystemExit(3)\n")
     (folder / "taken.laud").write_text("mine")
-    found = laudc("convert", *arguments)
+    found = cli("convert", *arguments)
     assert said in found.error
     assert found.exit_code == exit_code
     assert new_files(folder) == ["bad.py", "leaves.py", "taken.laud"]
 
 
-def test_an_existing_file_is_refused_before_any_work(
-    laudc: Laudc, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_existing_file_is_refused_before_any_work(cli: Cli, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def work(*_: object, **__: object) -> None:
         raise AssertionError("the model was opened")
 
-    monkeypatch.setattr(laudc_models(), "open_model", work)
+    monkeypatch.setattr(laudc.models, "open_model", work)
     (folder / "resnet50-spatial.laud").write_text("mine")
-    assert laudc("convert", "resnet50").error.startswith("resnet50-spatial.laud exists; ")
+    assert cli("convert", "resnet50").error.startswith("resnet50-spatial.laud exists; ")

@@ -89,7 +89,7 @@ def test_a_newer_format_names_both_versions(archive: Path) -> None:
 def test_a_member_of_another_name_is_refused(archive: Path, name: str) -> None:
     with zipfile.ZipFile(archive, "a") as opened:
         opened.writestr(zipfile.ZipInfo(name), b"x")
-    with pytest.raises(ArtifactError, match="which no .laud file has"):
+    with pytest.raises(ArtifactError, match=r"which no \.laud file has"):
         read_archive(archive)
     assert not (archive.parent.parent / "evil.py").exists()
 

@@ -48,7 +48,7 @@ def test_a_converted_file_gives_the_same_program_plan_and_numbers(dynamic: Dynam
     assert found.program.text() == dynamic.program.text()
     assert found.plan.to_json() == dynamic.plan.to_json()
     assert found.program.blocks == dynamic.program.blocks
-    masks = {key: mask for key, mask in _decisions(dynamic).items()}
+    masks = _decisions(dynamic)
     assert torch.equal(found(IMAGE, masks), dynamic(IMAGE, masks))
 
 

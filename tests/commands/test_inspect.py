@@ -1,0 +1,77 @@
+"""`laudc inspect`: a file's contents as tables, as JSON, as program text and as kernel source."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from laudc.kernels.artifact import describe, load_converted
+
+Cli = Callable[..., Any]
+"""A command line -> `Said`, of conftest.py."""
+
+
+def test_a_converted_file(cli: Cli, converted: Path) -> None:
+    said = cli("inspect", str(converted))
+    assert (said.exit_code, said.err) == (0, "")
+    lines = [line.split() for line in said.out.splitlines()]
+    assert lines[0] == ["tiny-spatial.laud:", "converted"]
+    assert ["maskers", "untrained"] in lines
+    assert ["plan", "spatial,", "the", "maskers", "decide,", "seed", "0"] in lines
+    assert any(line[:2] == ["blocks.0", "basic"] for line in lines)
+    assert any(line[:1] == ["weights.safetensors"] for line in lines)
+
+
+def test_a_compiled_file_shows_passes_and_kernels(cli: Cli, compiled: Path) -> None:
+    said = cli("inspect", str(compiled))
+    lines = [line.split() for line in said.out.splitlines()]
+    assert ["fold_batchnorm", "-4", "batch_norm"] in lines
+    kernels = describe(compiled).manifest["kernels"]
+    shown = {line[0]: line for line in lines if line and line[0] in kernels}
+    assert shown.keys() == kernels.keys()
+    assert all(int(line[-1]) > 100 for line in shown.values())  # bytes of source
+
+
+def test_json_holds_it_all(cli: Cli, compiled: Path) -> None:
+    facts = json.loads(cli("inspect", str(compiled), "--json").out)
+    assert facts["kind"] == "compiled"
+    assert facts["target"]["name"] == "cpu"
+    assert facts["shape"] == [1, 3, 32, 32]
+    assert facts["maskers"] == "untrained"
+    assert [block["dynamic_in"] for block in facts["blocks"]] == ["spatial 2", "spatial 1"]
+    assert facts["bytes"] == compiled.stat().st_size
+    assert facts["members"].keys() >= facts["hashes"].keys()
+    assert facts["versions"]["laudc"]
+
+
+def test_the_graph_is_the_program(cli: Cli, converted: Path, compiled: Path) -> None:
+    assert cli("inspect", str(converted), "--graph").out == load_converted(converted).program.text()
+    assert cli("inspect", str(compiled), "--graph").out == describe(compiled).lowered
+
+
+def test_a_kernel_shows_its_source(cli: Cli, compiled: Path) -> None:
+    symbol = next(name for name in describe(compiled).manifest["kernels"] if name.startswith("conv2d"))
+    assert "def kernel" in cli("inspect", str(compiled), "--kernel", symbol).out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "exit_code", "said"),
+    [
+        (("compiled.laud", "--kernel", "conv"), 2, "no kernel 'conv'; "),
+        (("tiny-spatial.laud", "--kernel", "conv"), 2, "tiny-spatial.laud holds no kernels; give a file"),
+        (("tiny-spatial.laud", "--graph", "--json"), 2, "--graph, --kernel and --json are three answers; ask for one"),
+        (("missing.laud",), 2, "there is no file missing.laud"),
+        (("net.py",), 4, "net.py is cut or is no .laud file"),
+    ],
+)
+def test_what_cannot_be_shown_is_one_line(
+    arguments: tuple[str, ...], exit_code: int, said: str, cli: Cli, converted: Path, compiled: Path, folder: Path
+) -> None:
+    (folder / "compiled.laud").symlink_to(compiled)
+    found = cli("inspect", *arguments)
+    assert said in found.error
+    assert found.exit_code == exit_code

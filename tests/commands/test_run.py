@@ -1,0 +1,107 @@
+"""`laudc run`: what it prints of real images, how it labels the masks, and images and files it cannot use."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+Cli = Callable[..., Any]
+"""A command line -> `Said`, of conftest.py."""
+
+
+def facts(cli: Cli, *arguments: str) -> dict[str, Any]:
+    said = cli("run", *arguments, "--repeat", "2", "--json")
+    assert (said.exit_code, said.err) == (0, "")
+    return dict(json.loads(said.out))
+
+
+def test_classes_rates_and_time(cli: Cli, compiled: Path) -> None:
+    said = cli("run", str(compiled), "photo.png", "--repeat", "3")
+    assert (said.exit_code, said.err) == (0, "")
+    lines = said.out.splitlines()
+    assert sum(line.strip().startswith("class ") for line in lines) == 1 + 5  # a heading and the best five
+    assert "maskers untrained: everything runs" in said.out
+    assert lines[-1].endswith("ms a call of 1, median of 3, on kernels for cpu")
+
+
+def test_forced_masks_are_labelled_and_cost_less(cli: Cli, compiled: Path) -> None:
+    found = facts(cli, str(compiled), "photo.png", "--rate", ".25")
+    assert (found["nominal_rate"], found["executed_rate"], found["masks"]) == (0.25, 0.25, "random masks")
+    assert found["rates"] == {"blocks.0.spatial": 0.25, "blocks.1.spatial": 0.25}
+    assert found["executed_mmacs"] < 0.6 * found["static_mmacs"]
+    said = cli("run", str(compiled), "photo.png", "--rate", ".25")
+    assert "random masks: nominal rate 0.25, executed 0.25" in said.out
+    assert "median of 10 (random masks)" in said.out
+
+
+def test_the_converted_file_gives_the_same_classes_on_torch(cli: Cli, compiled: Path, converted: Path) -> None:
+    theirs, ours = (facts(cli, str(path), "photo.png", "--rate", ".5") for path in (converted, compiled))
+    assert theirs["runs_on"] == "torch, dense and masked"
+    for one, other in zip(theirs["images"][0]["top"], ours["images"][0]["top"], strict=True):
+        assert one["index"] == other["index"]
+        assert one["probability"] == pytest.approx(other["probability"], abs=2e-4)  # of 4 decimals
+    assert "nothing is skipped there" in cli("run", str(converted), "photo.png").out
+
+
+def test_the_last_batch_is_filled_and_said_so(cli: Cli, compiled: Path, compiled_for_two: Path) -> None:
+    Image.new("RGB", (30, 30), "red").save("red.png")
+    images = ("photo.png", "red.png", "photo.png")
+    two, one = (facts(cli, str(path), *images) for path in (compiled_for_two, compiled))
+    assert (two["batch"], two["padded"], one["padded"]) == (2, 1, 0)
+    assert [found["image"] for found in two["images"]] == list(images)
+    for in_two, alone in zip(two["images"], one["images"], strict=True):
+        assert [best["index"] for best in in_two["top"]] == [best["index"] for best in alone["top"]]
+    assert "the last batch of 2 was filled with 1 copies" in cli("run", str(compiled_for_two), *images).out
+
+
+def test_trusted_binaries_give_the_same(cli: Cli, compiled: Path) -> None:
+    trusted, built = (facts(cli, str(compiled), "photo.png", *more)["images"] for more in (["--trust"], []))
+    assert trusted == built
+
+
+def test_random_weights_are_said_to_mean_nothing(cli: Cli) -> None:
+    assert cli("convert", "resnet18", "--size", "64", "--no-pretrained", "--rate", ".5").exit_code == 0
+    said = cli("run", "resnet18-spatial.laud", "photo.png", "--repeat", "1")
+    assert "weights: random, the classes mean nothing" in said.out
+    assert "random masks: nominal rate 0.5" in said.out  # the rate it was converted with
+    best = facts(cli, "resnet18-spatial.laud", "photo.png")["images"][0]["top"][0]
+    assert isinstance(best["class"], str)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "exit_code", "said"),
+    [
+        (("compiled.laud",), 2, "missing argument 'IMAGES...'"),
+        (("compiled.laud", "missing.png"), 2, "there is no image missing.png; check the path"),
+        (("compiled.laud", "."), 2, ". is a folder; name the images in it"),
+        (("compiled.laud", "net.py"), 2, "net.py cannot be read: not an image; give a JPEG, PNG or WebP file"),
+        (("compiled.laud", "empty.png"), 2, "empty.png cannot be read: not an image"),
+        (("compiled.laud", "cut.png"), 2, "cut.png cannot be read: image file is truncated"),
+        (("compiled.laud", "photo.png", "cut.png"), 2, "cut.png cannot be read"),
+        (("compiled.laud", "photo.png", "--rate", "2"), 2, "the rate 2.0 is not a number from 0 to 1"),
+        (("compiled.laud", "photo.png", "--rate", "nan"), 2, "the rate nan is not a number from 0 to 1"),
+        (("compiled.laud", "photo.png", "--repeat", "0"), 2, "invalid value for '--repeat'"),
+        (("missing.laud", "photo.png"), 2, "there is no file missing.laud"),
+        (("net.py", "photo.png"), 4, "net.py is cut or is no .laud file"),
+        (("cut.laud", "photo.png"), 4, "cut.laud is cut or is no .laud file"),
+        (("edited.laud", "photo.png"), 4, "edited.laud"),
+    ],
+)
+def test_what_cannot_be_run_is_one_line(
+    arguments: tuple[str, ...], exit_code: int, said: str, cli: Cli, compiled: Path, folder: Path
+) -> None:
+    shutil.copy(compiled, "compiled.laud")
+    (folder / "empty.png").touch()
+    (folder / "cut.png").write_bytes((folder / "photo.png").read_bytes()[:-2000])
+    whole = compiled.read_bytes()
+    (folder / "cut.laud").write_bytes(whole[: len(whole) // 2])
+    (folder / "edited.laud").write_bytes(whole.replace(b'"stride": 2', b'"stride": 1', 1))
+    found = cli("run", *arguments)
+    assert said in found.error
+    assert found.exit_code == exit_code
