@@ -43,8 +43,8 @@ class UnknownName(InputError):
     def among(cls, kind: str, name: str, known: Iterable[str]) -> UnknownName:
         """The error for `name`, with the nearest of the names that exist."""
         names = sorted(known)
-        near = difflib.get_close_matches(name, names, n=3, cutoff=0.4)
-        near = near or [known for known in names if name and name in known]
+        near = difflib.get_close_matches(name, names, n=3, cutoff=0.6)
+        near = near or [known for known in names if len(name) > 1 and name in known]
         step = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(names)}"
         return cls(f"no {kind} {name!r}", step)
 

@@ -89,6 +89,13 @@ def test_outputs_are_fresh_and_inputs_are_only_read(compiled: CompiledModel) -> 
     assert torch.equal(x, IMAGE)
 
 
+def test_inference_mode_at_the_first_call_does_not_bind_the_later_ones(dynamic: DynamicModel) -> None:
+    network = laudc.compile(dynamic, "cpu", batch=2)
+    with torch.inference_mode():
+        first = network(IMAGE)
+    assert torch.equal(network(IMAGE), first)
+
+
 def test_out_is_written_and_returned(compiled: CompiledModel) -> None:
     out = torch.empty_like(compiled(IMAGE))
     assert compiled(IMAGE, out=out) is out

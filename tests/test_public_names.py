@@ -20,8 +20,8 @@ def test_a_public_name_leads_somewhere(name: str) -> None:
 
 
 def test_another_name_is_an_attribute_error() -> None:
-    with pytest.raises(AttributeError, match="module 'laudc' has no attribute 'convert'"):
-        _ = laudc.convert  # type: ignore[attr-defined]
+    with pytest.raises(AttributeError, match="module 'laudc' has no attribute 'optimize'"):
+        _ = laudc.optimize  # type: ignore[attr-defined]
 
 
 def test_the_version_is_a_release_number() -> None:

@@ -258,7 +258,7 @@ def _print_summary(plan: Plan | None, facts: Mapping[str, Any]) -> None:
         click.echo(f"executed rate {facts['executed_rate']}{label}")
     click.echo(f"{facts['executed_mmacs']} MMACs an image, {facts['static_mmacs']} static")
     if facts["padded"]:
-        click.echo(f"the last batch of {facts['batch']} was filled with {facts['padded']} copies of the last image")
+        click.echo(f"the last batch of {facts['batch']} was filled up with the last image (x{facts['padded']})")
     label = f" ({RANDOM_MASKS})" if forced else ""
     click.echo(
         f"{facts['median_ms']} ms a call of {facts['batch']}, median of {facts['repeat']}{label}, on {facts['runs_on']}"

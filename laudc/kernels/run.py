@@ -36,12 +36,13 @@ class Runner:
         self.executable = executable
         self._lock = threading.Lock()
         self._device = torch.device(device)
-        self._arena = torch.zeros(executable.arena_bytes, dtype=torch.uint8, device=self._device)
         functions = load_functions(binaries, device=device)
-        self._calls = [self._bind(step, functions[step.kernel.key]) for step in executable.steps]
-        self._image = self._view(executable.image)
-        self._output = self._view(executable.output)
-        self._decided = {key: (self._view(m), self._view(n)) for key, (m, n) in executable.decided.items()}
+        with torch.inference_mode(False):  # else the buffers could not be written outside of it
+            self._arena = torch.zeros(executable.arena_bytes, dtype=torch.uint8, device=self._device)
+            self._calls = [self._bind(step, functions[step.kernel.key]) for step in executable.steps]
+            self._image = self._view(executable.image)
+            self._output = self._view(executable.output)
+            self._decided = {key: (self._view(m), self._view(n)) for key, (m, n) in executable.decided.items()}
 
     def __call__(self, x: Tensor, masks: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, tuple[Tensor, Tensor]]]:
         """The output, fresh, and by masker the decisions that were obeyed and the masker's own keep logits."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -127,14 +129,26 @@ def cli(folder: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., Said]
 @pytest.fixture(scope="session")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with tiny-spatial.laud and, for batches of 1 and 2, what it compiles to on this CPU."""
-    made = tmp_path_factory.mktemp("files")
-    (made / "net.py").write_text(NETWORK)
-    converted = str(made / "tiny-spatial.laud")
-    assert main(["convert", f"{made}/net.py:Tiny", "--size", "32", "-o", converted]) == 0
-    for batch in (1, 2):
-        compiled = str(made / f"tiny-spatial.cpu{batch}.laud")
-        assert main(["compile", converted, "--target", "cpu", "--batch", str(batch), "-o", compiled]) == 0
+    root = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent  # all workers share it: one makes the files, the others wait
+    made = root / "laud-files"
+    with (root / "laud-files.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not made.exists():
+            make_files(root / "laud-files-unfinished")
+            (root / "laud-files-unfinished").rename(made)
     return made
+
+
+def make_files(folder: Path) -> None:
+    folder.mkdir()
+    (folder / "net.py").write_text(NETWORK)
+    converted = str(folder / "tiny-spatial.laud")
+    assert main(["convert", f"{folder}/net.py:Tiny", "--size", "32", "-o", converted]) == 0
+    for batch in (1, 2):
+        compiled = str(folder / f"tiny-spatial.cpu{batch}.laud")
+        assert main(["compile", converted, "--target", "cpu", "--batch", str(batch), "-o", compiled]) == 0
 
 
 @pytest.fixture

@@ -61,6 +61,7 @@ def test_the_summary_names_the_passes_and_counts_the_kernels(cli: Cli, converted
     assert lines["conv-cpu"][1] == "7"
 
 
+@pytest.mark.slow
 def test_a_fusion_can_be_left_out(cli: Cli, converted: Path) -> None:
     said = cli("compile", str(converted), "--target", "cpu", "--no-fuse", "gather-conv", "--json")
     facts = json.loads(said.out)
@@ -69,12 +70,19 @@ def test_a_fusion_can_be_left_out(cli: Cli, converted: Path) -> None:
     assert describe(Path(facts["file"])).manifest["without"] == ["gather-conv"]
 
 
-def test_batch_size_and_a_target_file_of_ones_own(cli: Cli, converted: Path, folder: Path) -> None:
+def test_a_batch_and_a_target_file_of_ones_own(cli: Cli, converted: Path, folder: Path) -> None:
     shutil.copy(CPU, folder / "my-board.toml")
-    said = cli("compile", "--target", "./my-board.toml", "--batch", "2", "--size", "24x32", "--json")
+    said = cli("compile", "--target", "./my-board.toml", "--batch", "2", "--json")
     facts = json.loads(said.out)
-    assert (facts["file"], facts["input"]) == ("tiny-spatial.my-board.laud", [2, 3, 24, 32])
+    assert (facts["file"], facts["input"]) == ("tiny-spatial.my-board.laud", [2, 3, 32, 32])
     assert "the only converted file" in said.err
+
+
+@pytest.mark.slow
+def test_another_size_than_it_was_converted_with(cli: Cli, converted: Path) -> None:
+    facts = json.loads(cli("compile", "--target", "cpu", "--size", "24x36", "--json").out)
+    assert facts["input"] == [1, 3, 24, 36]
+    assert cli("run", facts["file"], "photo.png").exit_code == 0
 
 
 @pytest.mark.slow
@@ -147,17 +155,13 @@ def test_an_empty_folder_gets_the_next_step(cli: Cli) -> None:
     assert found.exit_code == 2
 
 
-def test_a_size_the_network_cannot_take(cli: Cli, converted: Path, folder: Path) -> None:
-    assert cli("compile", str(converted), "--target", "cpu", "--size", "1").exit_code == 0
-
-
 @pytest.mark.slow
 def test_the_mission_from_any_folder(tmp_path: Path) -> None:
+    program = "import laudc, torchvision; m = laudc.transform(torchvision.models.resnet50(weights=None)); print(m)"
     commands = [
         "laudc convert resnet50 --paradigm spatial",
         "laudc compile --target jetson-tx2",
-        'python -c "import laudc, torchvision; '
-        'm = laudc.transform(torchvision.models.resnet50(weights=None)); print(m)"',
+        f'python -c "{program}"',
     ]
     scripts = Path(sys.executable).parent
     environment = os.environ | {

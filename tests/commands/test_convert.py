@@ -136,7 +136,7 @@ def test_weights_that_cannot_be_had_are_one_sentence(cli: Cli, tmp_path: Path, m
         (("leaves.py:Tiny",), 2, "importing leaves.py raises SystemExit: 3"),
         (("net.py:Plain",), 3, "Plain has no residual block that laudc understands"),
         (("net.py:Branching", "--size", "32"), 3, "the forward of Branching cannot be traced: "),
-        (("vgg11", "--size", "32", "--no-pretrained"), 3, "VGG has no residual block"),
+        (("squeezenet1_1", "--size", "64", "--no-pretrained"), 3, "SqueezeNet has no residual block"),
         (("net.py:Tiny", "--paradigm", "spatial+spatial"), 2, "the paradigm 'spatial' is named twice"),
         (("net.py:Tiny", "--paradigm", "spatal"), 2, "no paradigm 'spatal'; did you mean spatial"),
         (("net.py:Tiny", "--granularity", "4-4-2"), 2, "the granularity '4-4-2' has 3 numbers; give 1, 2"),

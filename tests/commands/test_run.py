@@ -57,7 +57,9 @@ def test_the_last_batch_is_filled_and_said_so(cli: Cli, compiled: Path, compiled
     assert [found["image"] for found in two["images"]] == list(images)
     for in_two, alone in zip(two["images"], one["images"], strict=True):
         assert [best["index"] for best in in_two["top"]] == [best["index"] for best in alone["top"]]
-    assert "the last batch of 2 was filled with 1 copies" in cli("run", str(compiled_for_two), *images).out
+    assert (
+        "the last batch of 2 was filled up with the last image (x1)" in cli("run", str(compiled_for_two), *images).out
+    )
 
 
 def test_trusted_binaries_give_the_same(cli: Cli, compiled: Path) -> None:
