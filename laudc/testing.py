@@ -24,7 +24,7 @@ from laudc.ops.patch_masker import PatchMaskerSpec
 from laudc.passes import PASSES
 from laudc.passes.find_blocks import FindBlocks
 from laudc.passes.insert_maskers import InsertMaskers
-from laudc.pipeline import ordered, run
+from laudc.pipeline import lowering, ordered, run
 from laudc.plan import make_plan
 from laudc.program import Program, elements, insert_op, is_finite, types_of
 from laudc.types import TensorType
@@ -151,9 +151,18 @@ def around(program: Program, name: str) -> tuple[Program, Program]:
 
 
 @functools.cache
+def _tiny_stages(paradigm: str) -> tuple[Program, ...]:
+    """TinyNet before the lowering and after each of its passes."""
+    stages = [tiny_converted(paradigm)]
+    run(stages[0], lowering(), watch=lambda _, before, after: stages.append(after))
+    return tuple(stages)
+
+
 def tiny_around(name: str, paradigm: str = "spatial") -> tuple[Program, Program]:
     """TinyNet before and after one pass of the lowering."""
-    return around(tiny_converted(paradigm), name)
+    index = ordered("lower").index(name)
+    before, after = _tiny_stages(paradigm)[index : index + 2]
+    return before, after
 
 
 def change_text(before: Program, after: Program) -> str:

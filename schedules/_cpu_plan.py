@@ -83,8 +83,9 @@ class Plan:
         return self.panel_tiles * self.tile_rows
 
     @property
-    def half_rows(self) -> int:
-        return (self.tile_rows + 1) // 2
+    def row_unit(self) -> int:
+        """Tasks have a multiple of so many rows, so that few tiles are lower ones, and no task outgrows its panel."""
+        return self.tile_rows if self.tile_rows % 2 else self.tile_rows // 2
 
     @property
     def tile_heights(self) -> tuple[int, ...]:
@@ -92,7 +93,7 @@ class Plan:
         quarter = -(-self.tile_rows // 4)
         if self.exact_tiles:
             return (self.tile_rows, quarter, 1)
-        return (self.tile_rows, -(-3 * self.tile_rows // 4), self.half_rows, quarter)
+        return (self.tile_rows, -(-3 * self.tile_rows // 4), -(-self.tile_rows // 2), quarter)
 
     @property
     def per_sample(self) -> bool:
@@ -129,7 +130,7 @@ class Plan:
             return self.taps, self.depth
         if self.spec.kernel[1] * self.depth <= self.chunk:
             return self.spec.kernel[1], self.depth
-        unit = max(1, self.spec.channels_in, self.lanes if self.depth % self.lanes == 0 else 1)
+        unit = self.spec.channels_in or (self.lanes if self.depth % self.lanes == 0 else 1)
         pieces = -(-self.depth // self.chunk)
         return 1, min(self.depth, -(-self.depth // (pieces * unit)) * unit)
 

@@ -67,7 +67,7 @@ def each_task(plan: Plan, share: Share, body: Callable[[Task], None]) -> None:
     """The code for every task, on all cores at once."""
     rounds = T.max(T.ceildiv(share.count, plan.panel_rows * plan.row_parts), 1)
     parts = T.bind(rounds * plan.row_parts)
-    rows = opaque(T.max(T.ceildiv(T.ceildiv(share.count, parts), plan.half_rows), 1) * plan.half_rows)
+    rows = opaque(T.max(T.ceildiv(T.ceildiv(share.count, parts), plan.row_unit), 1) * plan.row_unit)
     row_tasks = opaque(T.ceildiv(share.count, rows))
     all_units = T.bind(_units(plan, share))
     units = opaque(T.max(T.ceildiv(all_units, plan.column_parts), 1))

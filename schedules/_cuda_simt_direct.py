@@ -41,9 +41,10 @@ class Strip:
 
 
 def columns_a_thread(p: Problem) -> int:
-    """Neighbouring columns of one group and one listed unit that a thread takes: at most 4."""
+    """Neighbouring columns of one group and one listed unit that a thread takes: at most 16 bytes."""
     span = p.columns if p.group_columns == p.group_channels == 1 else p.group_columns
-    return next(n for n in (4, 2, 1) if span % n == 0 and p.channels_out % n == 0)
+    most = 8 if p.dtype == "float16" else 4
+    return next(n for n in (8, 4, 2, 1) if n <= most and span % n == 0 and p.channels_out % n == 0)
 
 
 def direct_module(p: Problem, strip: Strip) -> IRModule:

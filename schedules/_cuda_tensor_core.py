@@ -12,66 +12,24 @@ where its window begins, which taps lie in the image and where its result goes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
-
 from tvm.ir import IRModule
 from tvm.script import tirx as T
 
 from laudc.schedules._cuda_problem import Problem
 from laudc.schedules._cuda_rows import row_at, row_count, tap_bits, tap_down, tap_right, window_start
+from laudc.schedules._cuda_tiles import STEP, TensorTile
 from laudc.schedules._cuda_tir import batch_of, module_of, out_shape, run_of, sized
 from laudc.schedules._pointwise import pointwise
-
-STEP = 64
-"""Channels of one step: 128 bytes."""
 
 _UNIFORM = "__device__ __forceinline__ int warp_uniform(int v) { return __shfl_sync(0xffffffff, v, 0, 32); }\n"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Tile:
-    """bm rows x bn columns a block, in a pipeline of `stages` steps."""
-
-    core: Literal["wgmma", "mma"]
-    bm: int
-    bn: int
-    stages: int
-    warpgroups: int
-    """Of 4 warps each. With wgmma every one owns bm / warpgroups rows."""
-    lag: int = 0
-    """1 keeps one wgmma in flight over the barrier, at the price of a stage."""
-    early: int = 1
-    """Read the residual before (1) or after (0) the loop."""
-    warps_m: int = 2
-    """With mma: warps side by side along the rows; the others along the columns."""
-    stmatrix: bool = False
-    """Whether the chip has the instruction (sm_90 on)."""
-    blocks: int = 0
-    """Blocks of a persistent grid that walks the active tiles; 0: a block a tile."""
-
-    @property
-    def threads(self) -> int:
-        return self.warpgroups * 128
-
-    @property
-    def out_pitch(self) -> int:
-        """Elements between rows of the finished tile in shared memory: 16 bytes more, against bank conflicts."""
-        return self.bn + 8
-
-    @property
-    def shared_bytes(self) -> int:
-        """Stages, or the finished tile where it is larger, and the row table."""
-        stages = self.stages * (self.bm + self.bn) * STEP * 2
-        return max(stages, self.bm * self.out_pitch * 2) + 3 * 4 * self.bm
-
-
-def tensor_core_module(p: Problem, tile: Tile) -> IRModule:
+def tensor_core_module(p: Problem, tile: TensorTile) -> IRModule:
     """The kernel of a problem with one tile. The weights come padded to whole tiles of columns."""
     bm, bn, stages, lag, threads, core = tile.bm, tile.bn, tile.stages, tile.lag, tile.threads, tile.core
     pass_rows = threads // 8
     x_loads, w_loads = bm // pass_rows, bn // pass_rows
-    x_stage, w_stage, out_pitch = bm * STEP, bn * STEP, tile.out_pitch
+    x_stage, w_stage, out_pitch = bm * STEP, (bn + tile.extra) * STEP, tile.out_pitch
     chunks = p.channels // 8
     depth_chunks = p.depth // 8
     blocks_a_tap = p.channels // STEP
@@ -79,6 +37,7 @@ def tensor_core_module(p: Problem, tile: Tile) -> IRModule:
     ahead = steps if stages >= steps else stages - 1 - lag
     column_tiles = -(-p.columns // bn)
     padded = column_tiles * bn
+    weight_rows = padded + tile.extra
     columns, pixels = p.columns, p.pixels
     added, residual_early = p.residual != "none", tile.early == 1
 
@@ -87,7 +46,8 @@ def tensor_core_module(p: Problem, tile: Tile) -> IRModule:
     tall = bm // (64 * tile.warpgroups) if core == "wgmma" else bm // tile.warps_m // 16
     wide = bn if core == "wgmma" else bn // warps_n
     apart = 64 if core == "wgmma" else 16
-    sums = wide // 2
+    own_sums = wide // 2
+    sums = own_sums + tile.extra // 2
     line_chunks = wide // 8
     lines_at_once = 32 // line_chunks
     lines = 16 // lines_at_once
@@ -96,8 +56,9 @@ def tensor_core_module(p: Problem, tile: Tile) -> IRModule:
     assert wide % 16 == 0, tile
 
     copy_x, copy_w = "cp.async.cg.shared.global", "cp.async.cg.shared.global.L2::128B"
-    wgmma = f"wgmma.mma_async.sync.aligned.m64n{bn}k16.f32.f16.f16"
+    wgmma = f"wgmma.mma_async.sync.aligned.m64n{bn + tile.extra}k16.f32.f16.f16"
     mma = "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32"
+    ldmatrix_half = "ldmatrix.sync.aligned.m8n8.x2.shared.b16"
     ldmatrix, stmatrix = "ldmatrix.sync.aligned.m8n8.x4.shared.b16", "stmatrix.sync.aligned.m8n8.x4.shared.b16"
     div, mod, xor = T.truncdiv, T.truncmod, T.bitwise_xor
 
@@ -123,20 +84,22 @@ def tensor_core_module(p: Problem, tile: Tile) -> IRModule:
         weight_arg: T.handle,
         bias_arg: T.handle,
         out_arg: T.handle,
+        logits_arg: T.handle,
     ) -> None:
         lead = T.int32()
         x = T.match_buffer(x_arg, sized(lead, p.x_dims), "float16", align=16)
         rows = T.match_buffer(rows_arg, (batch_of(p, lead) * (pixels + 1) + 1,), "int32")
         residual = T.match_buffer(residual_arg, out_shape(p, batch_of(p, lead)), "float16", align=16)
-        weight = T.match_buffer(weight_arg, (padded, p.depth), "float16", align=16)
-        bias = T.match_buffer(bias_arg, (padded,), "float32")
+        weight = T.match_buffer(weight_arg, (weight_rows, p.depth), "float16", align=16)
+        bias = T.match_buffer(bias_arg, (weight_rows,), "float32")
         out = T.match_buffer(out_arg, out_shape(p, batch_of(p, lead)), "float16", align=16)
+        logits = T.match_buffer(logits_arg, (lead, p.out_height, p.out_width, 1), "float32")
         T.device_entry()
         block = T.cta_id([grid(batch_of(p, lead))])
         thread = T.thread_id([threads])
         batch: T.let = batch_of(p, lead)
         x_flat = T.decl_buffer((batch * p.height * p.width * p.channels,), "float16", data=x.data)
-        weight_flat = T.decl_buffer((padded * p.depth,), "float16", data=weight.data)
+        weight_flat = T.decl_buffer((weight_rows * p.depth,), "float16", data=weight.data)
         added_flat = T.decl_buffer((batch * pixels * columns,), "float16", data=source_of(residual, out).data)
         out_flat = T.decl_buffer((batch * pixels * columns,), "float16", data=out.data)
         pool = T.SMEMPool()
@@ -208,6 +171,14 @@ def tensor_core_module(p: Problem, tile: Tile) -> IRModule:
                             weight_flat.ptr_to([(w_start + i * pass_rows * depth_chunks + load_step[0] * 8) * 8]),
                             16,
                         )
+                    if p.masker and thread < 64:
+                        T.ptx[copy_w](
+                            w_shared.ptr_to([load_stage[0] * w_stage + bn * STEP + slot]),
+                            weight_flat.ptr_to(
+                                [((padded + load_row) * depth_chunks + load_chunk + load_step[0] * 8) * 8]
+                            ),
+                            16,
+                        )
                     load_stage[0] = T.if_then_else(load_stage[0] == stages - 1, 0, load_stage[0] + 1)
                     load_step[0] = load_step[0] + 1
                     load_block[0] = load_block[0] + 1
@@ -274,9 +245,11 @@ def tensor_core_module(p: Problem, tile: Tile) -> IRModule:
             else:
                 a = T.alloc_local((tall * 4,), "uint32")
                 b = T.alloc_local((wide // 4,), "uint32")
+                b_extra = T.alloc_local((2,), "uint32")
                 a_row: T.let = (my_row + mod(lane, 16)) * STEP
                 b_row: T.let = (my_column + mod(lane, 8) + div(lane, 16) * 8) * STEP
                 a_chunk: T.let = xor(div(lane, 16), mod(lane, 8)) * 8
+                extra_row: T.let = (bn + mod(lane, 8)) * STEP
                 b_chunk: T.let = xor(mod(div(lane, 8), 2), mod(lane, 8)) * 8
                 for _ in T.serial(steps):
                     T.ptx.cp.async_.wait_group(ahead - 1)
@@ -293,7 +266,19 @@ def tensor_core_module(p: Problem, tile: Tile) -> IRModule:
                                 *run_of(b, j * 4, 4),
                                 w_shared.ptr_to([stage[0] * w_stage + b_row + j * 1024 + xor(b_chunk, k * 16)]),
                             )
+                        if p.masker and my_column == 0:
+                            T.ptx[ldmatrix_half](
+                                *run_of(b_extra, 0, 2),
+                                w_shared.ptr_to([stage[0] * w_stage + extra_row + xor(b_chunk, k * 16)]),
+                            )
                         for m in T.unroll(tall):
+                            if p.masker and my_column == 0:
+                                T.ptx[mma](
+                                    *run_of(acc, m * sums + own_sums, 4),
+                                    *run_of(a, m * 4, 4),
+                                    *run_of(b_extra, 0, 2),
+                                    *run_of(acc, m * sums + own_sums, 4),
+                                )
                             for j in T.unroll(wide // 8):
                                 T.ptx[mma](
                                     *run_of(acc, m * sums + j * 4, 4),
@@ -348,6 +333,15 @@ def tensor_core_module(p: Problem, tile: Tile) -> IRModule:
                             packed[2],
                             packed[3],
                         )
+            if p.masker and column_tile == 0 and my_column == 0 and mod(lane, 4) == 0:
+                for m in T.unroll(tall):
+                    for h in T.unroll(2):
+                        pixel: T.let = place_shared[my_row + m * apart + h * 8 + div(lane, 4)]
+                        if pixel >= 0:
+                            pair[0] = acc[m * sums + own_sums + h * 2]
+                            if p.bias:
+                                pair[0] = pair[0] + bias[padded]
+                            logits[0, 0, pixel, 0] = pair[0]
             # A warp reads only what it wrote.
             T.cuda.warp_sync()
             line = T.alloc_local((8,), "float16")

@@ -6,22 +6,25 @@ from abc import abstractmethod
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from laudc.schedules._cuda_problem import Problem, matrix_of, meaningless, problem_of
-from laudc.schedules._cuda_tiles import Candidate, arch_number, ranked
+from laudc.schedules._cuda_tiles import STEP, Candidate, TensorTile, ranked
 from laudc.schedules.base import Choice, Lowered, Schedule, Work
 
 if TYPE_CHECKING:
-    from laudc.schedules._cuda_tensor_core import Tile
     from laudc.targets import Target
-
-STEP = 64
-"""Channels a step of the pipeline takes."""
 
 MAX_TAPS = 32
 """A row's taps are the bits of one word."""
+
+ENOUGH_WARPS = 8
+
+WIDEST = 256
+"""Columns one instruction takes at most. Of such a tile one block fills a multiprocessor, and no other block hides
+its wait for the residual."""
 
 
 class TensorCoreSchedule(Schedule):
@@ -37,26 +40,46 @@ class TensorCoreSchedule(Schedule):
         """Why this chip has not the instructions, or None."""
 
     @abstractmethod
-    def tile(self, choice: Choice, target: Target) -> Tile:
+    def tile(self, p: Problem, choice: Choice, target: Target) -> TensorTile:
         """The choice as the kernel's tile on this chip."""
 
     def choices(self, work: Work, target: Target) -> tuple[Choice, ...]:
         p = problem_of(work)
         fitted = (Candidate(choice=_fitted(p, c.choice), speed=c.speed) for c in self.candidates)
-        room = target.shared_memory_per_block_kib * 1024
-        return ranked(p, (c for c in fitted if self.tile(c.choice, target).shared_bytes <= room), target.sm_count)
+        roomy = (c for c in fitted if c.choice["bn"] + extra_columns(p) <= WIDEST)
+
+        def tile_of(choice: Choice) -> TensorTile:
+            return self.tile(p, choice, target)
+
+        return ranked(p, roomy, tile_of, target, columns=p.columns, enough_warps=ENOUGH_WARPS)
 
     def build(self, work: Work, target: Target, choice: Choice) -> Lowered:
         from laudc.schedules._cuda_tensor_core import tensor_core_module
 
-        return Lowered(module=tensor_core_module(problem_of(work), self.tile(choice, target)), pipeline="tirx")
+        p = problem_of(work)
+        return Lowered(module=tensor_core_module(p, self.tile(p, choice, target)), pipeline="tirx")
 
     def pack(self, work: Work, choice: Choice, weights: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
-        """One row a column of the result, padded with zeros to whole tiles."""
-        matrix = matrix_of(work.spec, weights["weight"])
-        missing = -matrix.shape[0] % choice["bn"]
-        packed = F.pad(matrix, (0, 0, 0, missing)).half().contiguous()
-        return (packed, F.pad(weights["bias"].float(), (0, missing))) if "bias" in weights else (packed,)
+        """One row a column of the result, padded with zeros to whole tiles; then the masker's, padded to 8."""
+        p = problem_of(work)
+        matrix = matrix_of(work.spec, weights["weight"]).half()
+        blocks = [(matrix[: p.columns], choice["bn"])]
+        if p.masker:
+            blocks.append((matrix[p.columns :], extra_columns(p)))
+        packed = torch.cat([F.pad(block, (0, 0, 0, -block.shape[0] % whole)) for block, whole in blocks])
+        if "bias" not in weights:
+            return (packed.contiguous(),)
+        bias = weights["bias"].float()
+        padded_bias = bias.new_zeros(packed.shape[0])
+        padded_bias[: p.columns] = bias[: p.columns]
+        if p.masker:
+            padded_bias[-extra_columns(p)] = bias[-1]
+        return (packed.contiguous(), padded_bias)
+
+
+def extra_columns(p: Problem) -> int:
+    """Columns beside the tile's: instructions take 8 at a time, and the masker needs one."""
+    return 8 if p.masker else 0
 
 
 def _refuse_problem(p: Problem) -> str | None:
@@ -66,8 +89,6 @@ def _refuse_problem(p: Problem) -> str | None:
         return f"tensor-core tiles take one group, not {p.groups}"
     if p.per_sample:
         return "channel lists differ from sample to sample, and tensor-core tiles span samples"
-    if p.masker:
-        return "a masker's column does not fill a tensor-core tile"
     if p.channels % STEP:
         return f"tensor-core tiles take {STEP} channels at a time, and {p.channels} is no multiple"
     if p.columns % 8:
@@ -78,15 +99,12 @@ def _refuse_problem(p: Problem) -> str | None:
 
 
 def _fitted(p: Problem, choice: Choice) -> Choice:
-    """The tile for this depth: no more stages than steps; over few steps, the residual first and no walking grid."""
+    """The tile for this depth: no more stages than steps, and over few steps no walking grid."""
     steps = p.depth // STEP
     short = steps <= choice["stages"]
     return {
         **choice,
         "stages": min(steps, choice["stages"]),
-        "early": int(short),
+        "early": int(short and choice["bn"] == WIDEST),
         "resident": 0 if short else choice["resident"],
     }
-
-
-__all__ = ["TensorCoreSchedule", "arch_number"]

@@ -1,15 +1,16 @@
-"""Which tile to try first: the one whose blocks, dealt out over the multiprocessors, are done soonest.
+"""Tiles as records, and which one to try first: the one whose blocks, dealt out over the chip, are done soonest.
 
     time ~ deals * bm * bn / speed        deals = ceil(blocks / multiprocessors)
 
 Small tiles waste less at the edges and in the last deal; large ones read each input fewer times, which is `speed`.
+A tile of which too few warps fit on a multiprocessor at once does not hide its waits.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from laudc.schedules._cuda_problem import Problem
 from laudc.schedules.base import Choice
@@ -17,26 +18,121 @@ from laudc.schedules.base import Choice
 if TYPE_CHECKING:
     from laudc.targets import Target
 
+STEP = 64
+"""Channels of one step on tensor cores: 128 bytes."""
+
+_WAITING = 0.7
+"""What is left of a tile's speed when its waits show."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SimtTile:
+    """bm rows x bn columns a block, tm x tn of them a thread, bk elements of depth a step (16 or 32)."""
+
+    bm: int
+    bn: int
+    tm: int
+    tn: int
+    bk: int
+
+    @property
+    def threads(self) -> int:
+        return (self.bm // self.tm) * (self.bn // self.tn)
+
+    @property
+    def shared_bytes(self) -> int:
+        """Two stages in float32, and the row table."""
+        return 2 * (self.bm + self.bn) * self.bk * 4 + 4 * 4 * self.bm
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TensorTile:
+    """bm rows x bn columns a block, in a pipeline of `stages` steps."""
+
+    core: Literal["wgmma", "mma"]
+    bm: int
+    bn: int
+    stages: int
+    warpgroups: int
+    """Of 4 warps each. With wgmma every one owns bm / warpgroups rows."""
+    lag: int = 0
+    """1 keeps one wgmma in flight over the barrier, at the price of a stage."""
+    early: int = 0
+    """Read the residual before (1) or after (0) the loop."""
+    warps_m: int = 2
+    """With mma: warps side by side along the rows; the others along the columns."""
+    stmatrix: bool = False
+    """Whether the chip has the instruction (sm_90 on)."""
+    extra: int = 0
+    """Columns beside the tile's: 8 where the first of them is the masker's."""
+    blocks: int = 0
+    """Blocks of a persistent grid that walks the active tiles; 0: a block a tile."""
+
+    @property
+    def threads(self) -> int:
+        return self.warpgroups * 128
+
+    @property
+    def out_pitch(self) -> int:
+        """Elements between rows of the finished tile in shared memory: 16 bytes more, against bank conflicts."""
+        return self.bn + 8
+
+    @property
+    def shared_bytes(self) -> int:
+        """Stages, or the finished tile where it is larger, and the row table."""
+        stages = self.stages * (self.bm + self.bn + self.extra) * STEP * 2
+        return max(stages, self.bm * self.out_pitch * 2) + 3 * 4 * self.bm
+
+
+class Tile(Protocol):
+    """What a block of threads is to the chip."""
+
+    @property
+    def threads(self) -> int: ...
+
+    @property
+    def shared_bytes(self) -> int: ...
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Candidate:
-    """A tile and its speed where there is work enough, in percent of the fastest of its table."""
+    """A tile as plain data, and its speed where there is work enough, in percent of the fastest of its table."""
 
     choice: Choice
     speed: int
 
 
-def ranked(p: Problem, candidates: Iterable[Candidate], sm_count: int) -> tuple[Choice, ...]:
-    """The tiles, the most promising first."""
-    return tuple(c.choice for c in sorted(candidates, key=lambda c: _time(p, c, sm_count)))
+def ranked(
+    p: Problem,
+    candidates: Iterable[Candidate],
+    tile_of: Callable[[Choice], Tile],
+    target: Target,
+    *,
+    columns: int,
+    enough_warps: int,
+) -> tuple[Choice, ...]:
+    """The tiles that fit the chip, the most promising first. A group has `columns` of them to fill."""
+    timed = []
+    for candidate in candidates:
+        tile = tile_of(candidate.choice)
+        if tile.shared_bytes <= target.shared_memory_per_block_kib * 1024:
+            waiting = _WAITING if _warps_at_once(tile, target) < enough_warps else 1.0
+            area = _area_dealt(p, candidate.choice, columns, target.sm_count)
+            timed.append((area / (candidate.speed * waiting), candidate))
+    return tuple(candidate.choice for _, candidate in sorted(timed, key=lambda pair: pair[0]))
 
 
-def _time(p: Problem, candidate: Candidate, sm_count: int) -> float:
-    bm, bn = candidate.choice["bm"], candidate.choice["bn"]
+def _area_dealt(p: Problem, choice: Choice, columns: int, sm_count: int) -> int:
+    """Rows x columns that the busiest multiprocessor gets when every row is on."""
+    bm, bn = choice["bm"], choice["bn"]
     row_tiles = p.batch * -(-p.pixels // bm) if p.per_sample else -(-p.capacity // bm)
-    column_tiles = p.groups * -(-(p.group_columns + p.masker) // bn)
-    deals = -(-row_tiles * column_tiles // sm_count)
-    return deals * bm * bn / candidate.speed
+    column_tiles = p.groups * -(-columns // bn)
+    return -(-row_tiles * column_tiles // sm_count) * bm * bn
+
+
+def _warps_at_once(tile: Tile, target: Target) -> int:
+    """Warps of a multiprocessor that shared memory leaves room for; a block costs 1 KiB more than it asks for."""
+    return target.shared_memory_per_sm_kib * 1024 // (tile.shared_bytes + 1024) * (tile.threads // 32)
 
 
 def arch_number(target: Target) -> int:

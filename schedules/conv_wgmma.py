@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from laudc.schedules._cuda_tensor_schedule import TensorCoreSchedule
-from laudc.schedules._cuda_tiles import Candidate
+from laudc.schedules._cuda_tensor_schedule import TensorCoreSchedule, extra_columns
+from laudc.schedules._cuda_tiles import Candidate, TensorTile
 from laudc.schedules.base import Choice
 
 if TYPE_CHECKING:
-    from laudc.schedules._cuda_tensor_core import Tile
+    from laudc.schedules._cuda_problem import Problem
     from laudc.targets import Target
 
 
@@ -17,19 +17,18 @@ class ConvWgmma(TensorCoreSchedule):
     rank = 30
     candidates = (
         Candidate(choice={"bm": 128, "bn": 256, "stages": 4, "warpgroups": 2, "lag": 1, "resident": 0}, speed=100),
-        Candidate(choice={"bm": 128, "bn": 128, "stages": 3, "warpgroups": 2, "lag": 0, "resident": 2}, speed=95),
-        Candidate(choice={"bm": 128, "bn": 64, "stages": 3, "warpgroups": 2, "lag": 0, "resident": 3}, speed=75),
-        Candidate(choice={"bm": 64, "bn": 128, "stages": 3, "warpgroups": 1, "lag": 0, "resident": 0}, speed=75),
-        Candidate(choice={"bm": 64, "bn": 64, "stages": 4, "warpgroups": 1, "lag": 0, "resident": 0}, speed=55),
+        Candidate(choice={"bm": 64, "bn": 128, "stages": 3, "warpgroups": 1, "lag": 0, "resident": 0}, speed=100),
+        Candidate(choice={"bm": 128, "bn": 128, "stages": 3, "warpgroups": 2, "lag": 0, "resident": 0}, speed=95),
+        Candidate(choice={"bm": 128, "bn": 64, "stages": 3, "warpgroups": 2, "lag": 0, "resident": 3}, speed=90),
+        Candidate(choice={"bm": 64, "bn": 64, "stages": 6, "warpgroups": 1, "lag": 0, "resident": 0}, speed=80),
     )
+    """Speeds were fitted to 16 layers of a ResNet-50 on an H200: the first is within 4 % of the best, on average."""
 
     def refuse_target(self, target: Target) -> str | None:
         return None if target.arch == "sm_90a" else f"wgmma is an instruction of sm_90a, not of {target.arch}"
 
-    def tile(self, choice: Choice, target: Target) -> Tile:
-        from laudc.schedules._cuda_tensor_core import Tile
-
-        return Tile(
+    def tile(self, p: Problem, choice: Choice, target: Target) -> TensorTile:
+        return TensorTile(
             core="wgmma",
             bm=choice["bm"],
             bn=choice["bn"],
@@ -38,6 +37,7 @@ class ConvWgmma(TensorCoreSchedule):
             lag=choice["lag"],
             early=choice["early"],
             stmatrix=True,
+            extra=extra_columns(p),
             blocks=choice["resident"] * target.sm_count,
         )
 

@@ -149,7 +149,9 @@ HAND_WRITTEN: list[type[HandWritten]] = [
 # ---- the same network
 
 
-@pytest.mark.parametrize("name", LIBRARY)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name.startswith("wide") else name for name in LIBRARY]
+)
 def test_a_library_network_becomes_ops_under_its_own_names(name: str) -> None:
     model = conditioned(LIBRARY[name])
     program = capture(model, random_images(1, 3, 64, 64))

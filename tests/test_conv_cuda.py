@@ -148,7 +148,6 @@ def test_what_means_nothing_is_refused_by_every_schedule(change: dict[str, objec
         ({"groups": 2}, "float16", "tensor-core tiles take one group, not 2"),
         ({"in_channels": 96}, "float16", "tensor-core tiles take 64 channels at a time, and 96 is no multiple"),
         ({"out_channels": 60}, "float16", "results are stored 8 columns at a time, and 60 is no multiple"),
-        ({"masker": True}, "float16", "a masker's column does not fill a tensor-core tile"),
         (
             {"channels_in": 8},
             "float16",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from collections.abc import Callable
 
@@ -40,6 +41,11 @@ def find(model: nn.Module, *shape: int) -> Program:
     return FindBlocks().run(capture(model.eval(), random_images(*(shape or (1, 3, 64, 64)))))
 
 
+@functools.cache
+def found(name: str) -> Program:
+    return find(NETWORKS[name][0]())
+
+
 def table(blocks: tuple[Block, ...]) -> str:
     """Every fact of every block, one a line."""
     lines = []
@@ -61,10 +67,12 @@ def only_reason(program: Program) -> str:
 # ---- what is found
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name.startswith("wide") else name for name in NETWORKS]
+)
 def test_every_block_of_a_known_network_is_found(name: str) -> None:
-    make, pattern, blocks_a_stage, first_strides = NETWORKS[name]
-    program = find(make())
+    _, pattern, blocks_a_stage, first_strides = NETWORKS[name]
+    program = found(name)
     blocks = program.blocks
     assert program.refusals == ()
     assert {block.pattern for block in blocks} == {pattern}
@@ -76,7 +84,7 @@ def test_every_block_of_a_known_network_is_found(name: str) -> None:
 
 
 def test_a_block_has_the_name_of_its_module() -> None:
-    names = [block.name for block in find(models.resnet50(weights=None)).blocks]
+    names = [block.name for block in found("resnet50").blocks]
     assert [name.split(".")[0] for name in names] == THREE_FOUR_SIX_THREE
     assert names[:4] == ["layer1.0", "layer1.1", "layer1.2", "layer2.0"]
 
@@ -86,17 +94,17 @@ def test_the_blocks_of_a_small_network_are_these(golden: Callable[[str], None]) 
 
 
 def test_a_projection_is_the_shortcut_and_an_identity_is_none() -> None:
-    with_projection = [block.name for block in find(models.resnet50(weights=None)).blocks if block.shortcut]
+    with_projection = [block.name for block in found("resnet50").blocks if block.shortcut]
     assert with_projection == ["layer1.0", "layer2.0", "layer3.0", "layer4.0"]
 
 
 def test_a_pooled_projection_is_a_shortcut() -> None:
-    blocks = find(timm.create_model("resnet26d")).blocks
+    blocks = found("timm_resnet26d").blocks
     assert len(blocks[2].shortcut) == 3  # average pool, convolution, norm
 
 
 def test_a_grouped_convolution_gives_its_group_width() -> None:
-    blocks = find(models.resnext50_32x4d(weights=None)).blocks
+    blocks = found("resnext50").blocks
     assert [(block.width, block.group_width) for block in blocks[:4]] == [(128, 4)] * 3 + [(256, 8)]
 
 

@@ -25,6 +25,7 @@ from laudc.passes.lower_masks import LowerMasks
 from laudc.pipeline import lowering, optional_passes, ordered, run
 from laudc.program import Program, set_op
 from laudc.testing import (
+    Residual,
     TinyNet,
     conditioned,
     conv_norm,
@@ -65,8 +66,11 @@ def test_every_pass_comes_after_those_it_names() -> None:
             assert set(PASSES[name].after) <= set(order[: order.index(name)]), name
 
 
-def test_a_small_network_is_lowered_to_this(golden: Callable[[str], None]) -> None:
-    program = converted(conditioned(TinyNet), random_images(1, 3, 37, 45), paradigm="spatial+channel")
+def test_a_basic_and_a_bottleneck_block_are_lowered_to_this(golden: Callable[[str], None]) -> None:
+    stem = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU())
+    basic = Residual(conv_norm(8, 12, 3, stride=2), conv_norm(12, 12, 3), shortcut=conv_norm(8, 12, stride=2))
+    bottleneck = Residual(conv_norm(12, 8), conv_norm(8, 8, 3), conv_norm(8, 12))
+    program = converted(nn.Sequential(stem, basic, bottleneck).eval(), random_images(1, 3, 9, 8), paradigm="spatial")
     lowered, _ = run(program, lowering())
     golden(lowered.text())
 
@@ -174,6 +178,7 @@ def broken(program: Program, name: str) -> tuple[Program, torch.fx.Node, Conv2d]
 
 def test_a_lowered_program_holds_together() -> None:
     for paradigm in ("spatial", "channel", "spatial+channel+layer"):
+        verify(tiny_converted(paradigm))
         for name in ordered("lower"):
             verify(tiny_around(name, paradigm)[1])
 
@@ -357,7 +362,7 @@ LADDER: dict[str, Callable[[], nn.Module]] = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", LADDER)
-@pytest.mark.parametrize(("paradigm", "batch"), [("spatial", 5), ("channel", 1), ("layer", 5), ("spatial+channel", 1)])
+@pytest.mark.parametrize(("paradigm", "batch"), [("spatial", 5), ("channel", 5), ("layer", 1), ("spatial+channel", 1)])
 def test_skipping_computes_what_masking_computes(name: str, paradigm: str, batch: int) -> None:
     model = conditioned(LADDER[name])
     x = random_images(batch, 3, 200, 232)
@@ -366,8 +371,7 @@ def test_skipping_computes_what_masking_computes(name: str, paradigm: str, batch
     assert lowered.refusals == ()
     for rate in (0, 0.1, 0.5, 1):
         masks = random_masks_like(program, rate=rate, batch=batch)
-        # a hundred layers of float32 rounding: the issue asks for 1e-4
-        same_output(program, lowered, x, masks, tolerance=2e-5)
+        same_output(program, lowered, x, masks)
         if rate == 1:
             with torch.no_grad():
                 assert relative_error(program(x, masks)[0], model(x)) <= 1e-5

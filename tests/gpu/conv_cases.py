@@ -247,6 +247,9 @@ TENSOR_CORE = (
     conv("3x3 gathered", in_channels=64, out_channels=64, gathered=True, **LISTED, **THREE),
     conv("3x3 gathered compact", in_channels=64, out_channels=64, gathered=True, compact=True, **LISTED, **THREE),
     conv("1x1 gathered in place", in_channels=64, out_channels=40, gathered=True, residual="in_place", **LISTED),
+    conv("masker of 64", in_channels=64, out_channels=64, bias=True, masker=True, activation="relu"),
+    conv("masker of 256", in_channels=256, out_channels=136, masker=True, activation="relu"),
+    conv("masker 3x3 of 64", in_channels=64, out_channels=264, bias=True, masker=True, **THREE),
     Case(name="wide linear", spec=LinearSpec(in_features=192, out_features=1000, bias=True, activation="gelu")),
 )
 """What tensor-core schedules take, in float16."""

@@ -113,6 +113,19 @@ def test_a_pointwise_convolution_shares_the_rows_of_the_next() -> None:
     assert len(lists) == 2  # 1x1 <- 3x3 <- 1x1: the last two need the same rows
 
 
+def test_a_padded_pointwise_convolution_needs_other_rows_than_it_makes() -> None:
+    sketch = Sketch()
+    x = sketch.input(3, 4, 5, 7)
+    mask = sketch.patches("m", x, granularity=2)
+    first = sketch.op("first", Conv2dSpec(in_channels=4, out_channels=4, activation="relu"), x)
+    padded = sketch.op("padded", Conv2dSpec(in_channels=4, out_channels=4, padding=(1, 1, 1, 1), bias=True), first)
+    last = sketch.op("last", Conv2dSpec(in_channels=4, out_channels=4, kernel=(3, 3)), padded)
+    before = sketch.returns(masked_rows(sketch, last, mask))
+    after = LowerMasks().run(before)
+    assert after.text().count("row_list") == 3
+    same_at_all_rates(before, after, random_images(3, 4, 5, 7))
+
+
 def test_a_program_without_masks_is_the_same_object() -> None:
     _, after = tiny_around("lower_masks", "spatial+channel")
     assert LowerMasks().run(after) is after
@@ -152,6 +165,17 @@ def test_a_convolution_before_one_that_others_read_runs_everywhere() -> None:
     before = sketch.returns(sketch.op("add", AddSpec(), second, first))
     after = LowerMasks().run(before)
     assert after.refusals == ()
+    assert "%first = conv2d(in_channels=4, out_channels=4, kernel=3, padding=1, bias=True)(%x)" in after.text()
+    same_at_all_rates(before, after, random_images(2, 4, 5, 7))
+
+
+def test_a_convolution_of_another_block_runs_everywhere() -> None:
+    sketch = Sketch()
+    x = sketch.input(2, 4, 5, 7)
+    mask = sketch.patches("m", x, granularity=2)
+    first = sketch.op("first", WIDE, x, block="one")
+    before = sketch.returns(masked_rows(sketch, sketch.op("second", WIDE, first, block="two"), mask))
+    after = LowerMasks().run(before)
     assert "%first = conv2d(in_channels=4, out_channels=4, kernel=3, padding=1, bias=True)(%x)" in after.text()
     same_at_all_rates(before, after, random_images(2, 4, 5, 7))
 

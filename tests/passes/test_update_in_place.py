@@ -172,6 +172,15 @@ def test_the_range_of_relu_is_not_that_of_relu6() -> None:
     assert "%block_relu6 = activation(function=relu6)(%block)" in text
 
 
+def test_an_update_in_place_is_only_in_range_where_its_buffer_was() -> None:
+    sketch = Blocks()
+    updated = Conv2dSpec(in_channels=4, out_channels=4, rows=True, residual="in_place", activation="relu")
+    stem = sketch.conv("stem", sketch.x, activation="none")
+    first = sketch.op("first", updated, sketch.x, sketch.rows, stem)
+    text = checked(sketch.returns(sketch.update("second", first)))
+    assert "%second_relu = activation(function=relu)(%second)" in text
+
+
 def test_the_image_is_not_in_the_range_of_anything() -> None:
     sketch = Blocks()
     text = checked(sketch.returns(sketch.update("block", sketch.x)))

@@ -10,8 +10,6 @@ always loads the same unit of a step, for several rows; so finding its tap costs
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from tvm.ir import IRModule
 from tvm.script import tirx as T
 
@@ -29,26 +27,12 @@ from laudc.schedules._cuda_rows import (
     window_start,
     window_top,
 )
+from laudc.schedules._cuda_tiles import SimtTile
 from laudc.schedules._cuda_tir import all_of, batch_of, module_of, out_shape, sized
 from laudc.schedules._pointwise import pointwise
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Tile:
-    """bm rows x bn columns a block, tm x tn of them a thread, bk elements of depth a step (16 or 32)."""
-
-    bm: int
-    bn: int
-    tm: int
-    tn: int
-    bk: int
-
-    @property
-    def threads(self) -> int:
-        return (self.bm // self.tm) * (self.bn // self.tn)
-
-
-def vector_of(p: Problem, tile: Tile) -> int:
+def vector_of(p: Problem, tile: SimtTile) -> int:
     """Elements a load takes at once: 16 bytes where the channels, the lists and the tile allow it."""
     width = 16 if p.dtype == "float16" else 8
     while True:
@@ -59,7 +43,7 @@ def vector_of(p: Problem, tile: Tile) -> int:
             return width
 
 
-def tile_module(p: Problem, tile: Tile) -> IRModule:
+def gemm_module(p: Problem, tile: SimtTile) -> IRModule:
     """The kernel of a problem with one tile."""
     bm, bn, tm, tn, bk, threads = tile.bm, tile.bn, tile.tm, tile.tn, tile.bk, tile.threads
     vec = vector_of(p, tile)
