@@ -4,18 +4,24 @@
 
 Batch 1, 224 x 224, float32, random weights (time does not depend on them once the rates are fixed). All variants
 run in one process on the same threads, interleaved round by round; the figures are medians. Each call at a rate gets
-fresh masks. torch eager is the static network in inference mode, the faster of its two memory formats.
+fresh masks. torch eager is the static network in inference mode, the faster of its two memory formats, here and in a
+process of its own. OMP_WAIT_POLICY=passive: else torch's idle threads would spin beside TVM's and slow both.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch is imported
 
 import laudc
 from laudc.flops import block_macs
@@ -85,6 +91,7 @@ def main() -> None:
         "python": platform.python_version(),
         "laudc": laudc.__version__,
     }
+    samples["torch eager, alone"] = alone(options.network, options.rounds)
     text = table(samples, ratios, facts)
     print(text)
     options.output.parent.mkdir(parents=True, exist_ok=True)
@@ -93,10 +100,30 @@ def main() -> None:
     options.output.with_suffix(".md").write_text(text)
 
 
+def alone(network: str, rounds: int) -> list[float]:
+    """Milliseconds of torch eager in a process of its own, with OpenMP as torch leaves it."""
+    script = (
+        "import laudc, json, sys, time, torch, torchvision\n"
+        "x = torch.randn(1, 3, 224, 224).contiguous(memory_format=torch.channels_last)\n"
+        "model = torchvision.models.get_model(sys.argv[1], weights=None).eval().to(memory_format=torch.channels_last)\n"
+        "times = []\n"
+        "with torch.inference_mode():\n"
+        "    for _ in range(3 + int(sys.argv[2])):\n"
+        "        start = time.perf_counter()\n"
+        "        model(x)\n"
+        "        times.append((time.perf_counter() - start) * 1e3)\n"
+        "print(json.dumps(times[3:]))\n"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    command = [sys.executable, "-c", script, network, str(rounds)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    return [float(value) for value in json.loads(done.stdout)]
+
+
 def table(samples: dict[str, list[float]], ratios: dict[str, float], facts: dict[str, object]) -> str:
     """The figures as Markdown."""
     medians = {name: statistics.median(times) for name, times in samples.items()}
-    eager = min(medians["torch eager"], medians["torch eager, channels_last"])
+    eager = min(value for name, value in medians.items() if name.startswith("torch eager"))
     lines = [
         f"# ResNet on a CPU ({facts['cpu']}, {facts['threads']} threads, float32, batch 1)",
         "",

@@ -37,6 +37,7 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, default=Path("gpu-ladder.jsonl"))
     options = parser.parse_args()
     import torchvision  # after laudc, which repairs it
+
     from laudc.models import condition_random
 
     lines = []

@@ -6,6 +6,7 @@ at a time (a lock); work goes to torch's current stream.
 
 from __future__ import annotations
 
+import os
 import tempfile
 import threading
 from collections.abc import Callable, Mapping
@@ -150,20 +151,22 @@ def _offer_cubin(cubin: bytes) -> None:
 
 
 def _load_runtime(*, on_gpu: bool) -> None:
+    _settle_threads()
     import tvm
 
-    if not on_gpu:
-        set_threads(torch.get_num_threads())
-        return
-    import ctypes
+    if on_gpu and not tvm.runtime.enabled("cuda"):
+        import ctypes
 
-    if not tvm.runtime.enabled("cuda"):
         library = next(Path(tvm.__file__).parent.rglob("libtvm_runtime_cuda.so"))
         ctypes.CDLL(str(library), ctypes.RTLD_GLOBAL)
 
 
-def set_threads(count: int) -> None:
-    """TVM's pool gets as many threads as torch's, so that neither crowds out the other."""
-    import tvm_ffi
+def _settle_threads() -> None:
+    """TVM reads these once, when its first parallel kernel runs; what the user has set stays.
 
-    tvm_ffi.get_global_func("runtime.config_threadpool")(1, count)
+    As many threads as torch has, so that neither crowds out the other; none tied to a core (TVM would tie the
+    caller's too); and a worker that has nothing to do sleeps soon.
+    """
+    os.environ.setdefault("TVM_NUM_THREADS", str(torch.get_num_threads()))
+    os.environ.setdefault("TVM_BIND_THREADS", "0")
+    os.environ.setdefault("TVM_THREAD_POOL_SPIN_COUNT", "2000")
