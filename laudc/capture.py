@@ -40,7 +40,7 @@ def capture(model: nn.Module, example: Tensor, *, source: Mapping[str, str] | No
             f"the example input is {str(example.dtype).removeprefix('torch.')}{list(example.shape)}",
             "give a float32 image batch (B, C, H, W)",
         )
-    training = model.training
+    modes = {name: module.training for name, module in model.named_modules()}
     owned = copy.deepcopy(model).eval()
     graph_module = _trace(owned)
     with torch.no_grad():
@@ -55,7 +55,9 @@ def capture(model: nn.Module, example: Tensor, *, source: Mapping[str, str] | No
             f"the traced network differs from the module by {error:.1e}",
             "look for tensors that are changed in place and read again under their old name",
         )
-    program.graph.train(training)
+    program.graph.train(model.training)
+    for node, op in program.ops():
+        op.train(modes.get(str(node.target), model.training))  # a norm that its user froze stays frozen
     return program
 
 

@@ -16,8 +16,9 @@ from laudc.kernels.executable import Executable, make_executable
 from laudc.kernels.run import Runner
 from laudc.passes.bind_kernels import BindKernels
 from laudc.plan import Plan
-from laudc.program import Program, input_type, program_for, types_of
+from laudc.program import Program, in_evaluation, input_type, program_for, types_of
 from laudc.rates import executed_rates, stratified_masks
+from laudc.schedules import Choice
 from laudc.targets import Target
 
 _MOST_ELEMENTS = 2**31
@@ -37,14 +38,22 @@ class Lowering:
 
 
 def lower(
-    converted: Program, target: Target, *, shape: tuple[int, ...], dtype: str, without: Sequence[str]
+    converted: Program,
+    target: Target,
+    *,
+    shape: tuple[int, ...],
+    dtype: str,
+    without: Sequence[str],
+    preferred: Mapping[str, Mapping[str, Choice]] | None = None,
 ) -> Lowering:
     """Run the passes and bind the kernels. BuildError where something has no kernel."""
-    frozen = program_for(converted, shape)
-    frozen.graph.eval()
+    frozen = in_evaluation(program_for(converted, shape), copy_weights=True)
     typed = program_for(frozen, shape, dtype=dtype)
     _refuse_too_large(typed)
-    passes = (*pipeline.lowering({"target": target}, without=without), BindKernels(target=target))
+    passes = (
+        *pipeline.lowering({"target": target}, without=without),
+        BindKernels(target=target, preferred=preferred or {}),
+    )
     lowered, steps = pipeline.run(typed, passes)
     return Lowering(converted=frozen, lowered=lowered, steps=steps, executable=make_executable(lowered))
 

@@ -46,7 +46,7 @@ def convert(
     plan = make_plan(
         program.blocks, paradigm=paradigm, granularity=granularity, rate=rate, keep_first=keep_first, seed=seed
     )
-    return DynamicModel(InsertMaskers(plan=plan).run(program), plan).train(model.training)
+    return DynamicModel(InsertMaskers(plan=plan).run(program), plan)
 
 
 def example_for(model: nn.Module) -> Tensor:

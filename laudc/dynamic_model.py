@@ -29,6 +29,7 @@ class DynamicModel(nn.Module):
     def __init__(self, program: Program, plan: Plan) -> None:
         super().__init__()
         self.graph = program.graph
+        self.training = program.graph.training
         self.program = program
         self.plan = plan
         self._calls = 0
@@ -95,7 +96,7 @@ class DynamicModel(nn.Module):
         graph = copy.deepcopy(program.graph, memo)
         for node, original in zip(graph.graph.nodes, self.program.nodes, strict=True):
             node.meta = dict(original.meta)
-        return DynamicModel(replace(program, graph=graph), self.plan).train(self.training)
+        return DynamicModel(replace(program, graph=graph), self.plan)
 
 
 def mask_shapes(program: Program, plan: Plan) -> tuple[MaskShape, ...]:

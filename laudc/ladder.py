@@ -30,7 +30,7 @@ from laudc.ops._masker import Masker
 from laudc.ops.base import Op
 from laudc.passes import Pass
 from laudc.plan import Plan
-from laudc.program import Program, input_type, program_for
+from laudc.program import Program, in_evaluation, input_type, program_for
 from laudc.rates import stratified_masks
 
 _NETWORK_BAR = 1e-4
@@ -95,7 +95,7 @@ def _rungs(model: DynamicModel | CompiledModel, rates: Sequence[float], batch: i
     else:
         shape = input_type(model.program).shape
         program, plan, without = program_for(model.program, (batch or 2, *shape[1:])), model.plan, ()
-    program.graph.eval()
+    program = in_evaluation(program)
     image = torch.randn(input_type(program).shape, generator=torch.Generator().manual_seed(1))
     if plan is not None:
         yield _static(program, plan, image)

@@ -183,6 +183,7 @@ def insert_op(program: Program, name: str, op: Op, operands: tuple[fx.Node, ...]
     target = name
     while target in dict(program.graph.named_modules()):
         target += "_"
+    op.train(program.graph.training)
     program.graph.add_submodule(target, op)
     node = graph.call_module(target, operands)
     node.meta["block"] = block
@@ -226,7 +227,7 @@ def _module(root: fx.GraphModule, graph: fx.Graph) -> fx.GraphModule:
         elif node.op == "get_attr":
             attributes[node.target] = _attribute(root, node.target)
     made = fx.GraphModule(attributes, graph)
-    made.train(root.training)
+    made.training = root.training
     return made
 
 
@@ -272,6 +273,27 @@ def _resized(program: Program, block: Block) -> Block:
         return block
     height, width = type_of(add).shape[2:]
     return replace(block, out_size=(height, width))
+
+
+def in_evaluation(program: Program, *, copy_weights: bool = False) -> Program:
+    """The same network in evaluation mode. Its ops are new, so the modes of the given one stay as they are; the
+    weights are shared, or copied as they are now."""
+    clone = program.clone()
+    made: dict[Op, Op] = {}
+    for node, op in list(clone.ops()):
+        if op not in made:
+            made[op] = _copied(op.replaced()) if copy_weights else op.replaced()
+        clone.graph.add_submodule(cast(str, node.target), made[op].eval())
+    clone.graph.training = False
+    return clone
+
+
+def _copied(op: Op) -> Op:
+    for name, parameter in list(op.named_parameters(recurse=False)):
+        op.register_parameter(name, nn.Parameter(parameter.detach().clone()))
+    for name, buffer in list(op.named_buffers(recurse=False)):
+        op.register_buffer(name, buffer.clone())
+    return op
 
 
 def is_finite(x: Tensor) -> bool:

@@ -8,7 +8,8 @@ schedule takes, is a BuildError that names it.
 from __future__ import annotations
 
 import operator
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from torch import fx
@@ -16,7 +17,7 @@ from torch import fx
 from laudc.errors import BuildError
 from laudc.passes.base import Pass
 from laudc.program import Program, input_type, type_of, types_of
-from laudc.schedules import Work
+from laudc.schedules import Choice, Work
 from laudc.targets import TARGETS, Target
 
 if TYPE_CHECKING:
@@ -28,6 +29,8 @@ class BindKernels(Pass):
     stage = "bind"
 
     target: Target = TARGETS["cpu"]
+    preferred: Mapping[str, Mapping[str, Choice]] = field(default_factory=dict)
+    """By node, the tiles to take where their schedule offers them."""
 
     def run(self, program: Program) -> Program:
         clone = program.clone()
@@ -49,7 +52,7 @@ class BindKernels(Pass):
             )
         operands = tuple(type_of(value) for value in node.args[: len(op.spec.operands)])
         work = Work(spec=op.spec, operands=operands, results=types_of(node))
-        return choose(work, self.target, batch=batch)
+        return choose(work, self.target, batch=batch, preferred=self.preferred.get(node.name))
 
 
 def needs_no_kernel(program: Program, node: fx.Node) -> bool:

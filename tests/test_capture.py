@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision import models
 
+import laudc
 from laudc.capture import capture
 from laudc.errors import CaptureError, InputError
 from laudc.ops.batch_norm import BatchNorm
@@ -426,3 +427,29 @@ def test_a_network_without_its_layer_is_refused_with_its_own_words() -> None:
 
     with pytest.raises(CaptureError, match="has no attribute 'claszifier'"):
         capture(Misspelt().eval(), random_images(2, 3, 16, 16))
+
+
+def test_a_norm_that_its_user_froze_stays_frozen() -> None:
+    network = conditioned(TinyNet).train()
+    frozen = next(module for module in network.modules() if isinstance(module, nn.BatchNorm2d)).eval()
+    model = laudc.transform(network, random_images(2, 3, 37, 45))
+    found = [op for _, op in model.program.ops() if op.spec.name == "batch_norm"]
+    assert [op.training for op in found].count(False) == 1
+    before = frozen.running_mean.clone()
+    model(random_images(4, 3, 37, 45))
+    assert torch.equal(next(op for op in found if not op.training).running_mean, before)
+
+
+def test_functional_dropout_follows_the_mode() -> None:
+    class Dropping(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = conditioned(TinyNet)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return F.dropout(self.body(x), 0.5, self.training)
+
+    x = random_images(2, 3, 37, 45)
+    model = laudc.transform(Dropping().train(), x).train()
+    assert bool((model(x) == 0).any())
+    assert not bool((model.eval()(x) == 0).any())

@@ -80,6 +80,19 @@ def test_given_masks_are_obeyed_and_read_back(dynamic: DynamicModel, compiled: C
     assert all(torch.equal(compiled.decisions[key], mask) for key, mask in masks.items())
 
 
+def test_compiling_leaves_the_model_in_its_mode_and_takes_the_weights_as_they_are() -> None:
+    model = laudc.transform(conditioned(TinyNet), IMAGE).train()
+    modes = [module.training for module in model.modules()]
+    network = laudc.compile(model, "cpu", batch=2)
+    before = network(IMAGE)
+    assert [module.training for module in model.modules()] == modes
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+    assert torch.equal(network(IMAGE), before)
+    assert float(network.lowering.converted(IMAGE)[0].detach().abs().sum()) > 0
+
+
 def test_outputs_are_fresh_and_inputs_are_only_read(compiled: CompiledModel) -> None:
     x = IMAGE.clone()
     first = compiled(x)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import platform
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -175,29 +175,19 @@ def _load_compiled(
     trust: bool,
 ) -> CompiledModel:
     target, without = Target.from_json(manifest["target"]), tuple(manifest["without"])
-    lowering = lower(program, target, shape=tuple(manifest["shape"]), dtype=manifest["dtype"], without=without)
+    preferred = {str(step["name"]): {str(step["schedule"]): dict(step["choice"])} for step in manifest["steps"]}
+    shape, dtype = tuple(manifest["shape"]), manifest["dtype"]
+    lowering = lower(program, target, shape=shape, dtype=dtype, without=without, preferred=preferred)
     if lowering.lowered.digest != manifest["lowered"]:
         made_by = manifest["versions"]["laudc"]
         raise ArtifactError(
             f"{path} was lowered by another laudc ({made_by}, this is {__version__})", "compile it again"
         )
-    lowering = with_choices(lowering, {step["name"]: (step["schedule"], step["choice"]) for step in manifest["steps"]})
     kernels = [step.kernel for step in lowering.executable.steps]
     binaries = _shipped(path, manifest, members, lowering) if trust else build_all(kernels)
     return CompiledModel(
         plan=plan, target=target, dtype=manifest["dtype"], without=without, lowering=lowering, binaries=binaries
     )
-
-
-def with_choices(lowering: Lowering, recorded: Mapping[str, tuple[str, Mapping[str, int]]]) -> Lowering:
-    """The same lowering with other tiles; one whose schedule has changed since keeps its default."""
-    steps = []
-    for step in lowering.executable.steps:
-        schedule, choice = recorded[step.name]
-        if schedule == step.kernel.schedule and dict(choice) != dict(step.kernel.choice):
-            step = replace(step, kernel=replace(step.kernel, choice={str(k): int(v) for k, v in choice.items()}))
-        steps.append(step)
-    return replace(lowering, executable=replace(lowering.executable, steps=tuple(steps)))
 
 
 def _shipped(

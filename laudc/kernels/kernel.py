@@ -93,17 +93,27 @@ class Kernel:
         return f"{self.work.spec.name}_{shape}_{self.key[:8]}"
 
 
-def choose(work: Work, target: Target, *, batch: int) -> Kernel:
-    """The first schedule that takes the work, with its default tile. BuildError, with every reason, if none does."""
+Recorded = Mapping[str, Choice]
+"""Tiles by schedule that are preferred, where that schedule offers them."""
+
+
+def choose(work: Work, target: Target, *, batch: int, preferred: Recorded | None = None) -> Kernel:
+    """The first schedule that takes the work, with the preferred tile if it offers that, else its default.
+
+    On a CPU the tiles are for the one this process runs on. BuildError, with every reason, if no schedule takes it.
+    """
+    device = detect_cpu().refine(target) if target.kind == "cpu" else target
     reasons = []
     for name in sorted(SCHEDULES, key=lambda name: (SCHEDULES[name].rank, name)):
         schedule = SCHEDULES[name]
         if work.spec.name not in schedule.ops or schedule.kind not in ("any", target.kind):
             continue
-        reason = schedule.refuse(work, target)
+        reason = schedule.refuse(work, device)
         if reason is None:
-            choice = schedule.choices(work, target)[0]
-            return Kernel(schedule=name, work=work, batch=batch, choice=choice, target=target)
+            offered = schedule.choices(work, device)
+            wanted = (preferred or {}).get(name)
+            choice = next((one for one in offered if wanted is not None and dict(one) == dict(wanted)), offered[0])
+            return Kernel(schedule=name, work=work, batch=batch, choice=choice, target=device)
         reasons.append(f"{name}: {reason}")
     why = "; ".join(reasons) or "no schedule serves it"
     raise BuildError(
@@ -121,8 +131,8 @@ def _target_words(target: Target) -> dict[str, object]:
     """What of a target reaches the code."""
     if target.kind == "cpu":
         cpu = detect_cpu()
-        return {"cpu": cpu.name, "features": list(cpu.features)}
-    return {**target.tvm_target_json(), "host": target.host}
+        return {"cpu": cpu.name, "features": list(cpu.features), "cores": target.sm_count}
+    return {"facts": target.content_hash, "host": target.host}
 
 
 @cache

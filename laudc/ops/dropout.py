@@ -34,5 +34,11 @@ def _import_dropout(call: Call) -> Op | None:
     return Dropout(DropoutSpec(p=cast(nn.Dropout, call.module).p))
 
 
+def _import_call(call: Call) -> Op | None:
+    """`F.dropout(x, p, self.training)`: traced in evaluation, so `training` reads False; the op has its own mode."""
+    follows_mode = call.arguments.get("training", True) is False
+    return Dropout(DropoutSpec(p=float(cast(float, call.arguments.get("p", 0.5))))) if follows_mode else None
+
+
 OP = Dropout
-FROM_TORCH: Imports = {nn.Dropout: _import_dropout}
+FROM_TORCH: Imports = {nn.Dropout: _import_dropout, F.dropout: _import_call}
