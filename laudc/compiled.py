@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -82,6 +83,7 @@ class CompiledModel:
     lowering: Lowering
     binaries: dict[str, Binary]
     _runner: Runner | None = field(default=None, repr=False)
+    _loading: threading.Lock = field(default_factory=threading.Lock, repr=False)
     _calls: int = field(default=0, repr=False)
     _decided: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict, repr=False)
 
@@ -94,7 +96,9 @@ class CompiledModel:
         """The network's output for x, a fresh tensor of x's data type, or written to `out`.
 
         x: float32 (or float16 for a float16 network), on the target's device, of `shape`; any strides; it is only
-        read. `masks`, by masker, replace the decisions of those maskers. InputError for anything else.
+        read. `masks`, by masker, replace the decisions of those maskers. InputError for anything else; on a GPU the
+        values themselves (NaN in x, numbers other than 0 and 1 in masks) are not looked at, since the host would
+        have to wait for them.
         """
         if self.target.kind == "cuda":
             check_gpu(self.target)
@@ -113,7 +117,14 @@ class CompiledModel:
             raise InputError("masks were given to a static network", "compile a converted one")
         result, self._decided = self.runner(x.detach(), given)
         result = result.to(x.dtype)
-        return result if out is None else out.copy_(result)
+        if out is None:
+            return result
+        if out.shape != result.shape or out.device != result.device or not out.is_floating_point():
+            raise InputError(
+                f"out is {list(out.shape)} on {out.device}, the result {list(result.shape)} on {result.device}",
+                "give a tensor like the result",
+            )
+        return out.copy_(result)
 
     def _check(self, x: object) -> None:
         if not isinstance(x, Tensor):
@@ -140,9 +151,10 @@ class CompiledModel:
     @property
     def runner(self) -> Runner:
         """The network on its device; loaded when it is first needed."""
-        if self._runner is None:
-            self._runner = Runner(self.lowering.executable, self.binaries, device=self.target.kind)
-        return self._runner
+        with self._loading:
+            if self._runner is None:
+                self._runner = Runner(self.lowering.executable, self.binaries, device=self.target.kind)
+            return self._runner
 
     @property
     def decisions(self) -> dict[str, Tensor]:

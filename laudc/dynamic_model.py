@@ -13,7 +13,7 @@ from laudc.flops import BlockMacs, block_macs, static_macs
 from laudc.ops._masker import Masker
 from laudc.paradigms import PARADIGMS
 from laudc.plan import Plan
-from laudc.program import Program, input_type
+from laudc.program import Program, input_type, program_for
 from laudc.rates import MaskShape, executed_rates, stratified_masks
 
 
@@ -33,24 +33,31 @@ class DynamicModel(nn.Module):
         self.program = program
         self.plan = plan
         self._calls = 0
+        self._size: tuple[int, ...] = input_type(program).shape[2:]
         self._decided: dict[str, tuple[Tensor, Tensor]] = {}
 
     def forward(self, x: Tensor, masks: Mapping[str, Tensor] | None = None) -> Tensor:
         """Logits of the network for x (B, C, H, W). `masks` (by masker) replace the decisions of those maskers."""
         given = dict(masks or {})
-        check_masks(given, mask_shapes(self.program, self.plan), x.shape[0], exact=False)
-        if self.plan.rate is not None:
-            given = self._forced(x) | given
+        if given or self.plan.rate is not None:
+            shapes = mask_shapes(self._sized(x), self.plan)
+            check_masks(given, shapes, x.shape[0])
+            given = self._forced(shapes, x.shape[0]) | given
+        self._size = x.shape[2:]
         out, self._decided = self.graph(x, given or None)
         return torch.as_tensor(out)
 
-    def _forced(self, x: Tensor) -> dict[str, Tensor]:
-        assert self.plan.rate is not None
-        shapes = mask_shapes(self.program, self.plan)
+    def _sized(self, x: Tensor) -> Program:
+        """The program typed for images of x's size."""
+        known = input_type(self.program).shape
+        return self.program if x.shape[2:] == known[2:] else program_for(self.program, (known[0], *x.shape[1:]))
+
+    def _forced(self, shapes: tuple[MaskShape, ...], batch: int) -> dict[str, Tensor]:
+        """Random masks at the plan's rate; none where it has no rate."""
+        if self.plan.rate is None:
+            return {}
         self._calls += 1
-        return stratified_masks(
-            shapes, batch=x.shape[0], rate=self.plan.rate, seed=self.plan.seed, call=self._calls - 1
-        )
+        return stratified_masks(shapes, batch=batch, rate=self.plan.rate, seed=self.plan.seed, call=self._calls - 1)
 
     @property
     def decisions(self) -> dict[str, Tensor]:
@@ -82,7 +89,9 @@ class DynamicModel(nn.Module):
 
     def block_macs(self) -> tuple[BlockMacs, ...]:
         """Multiply-accumulates of the last call per block and sample; `executed` has a gradient."""
-        return block_macs(self.program, self.decisions)
+        known = input_type(self.program).shape
+        sized = self.program if self._size == known[2:] else program_for(self.program, (*known[:2], *self._size))
+        return block_macs(sized, self.decisions)
 
     def static_macs(self) -> float:
         """Multiply-accumulates per sample of the static network."""
@@ -119,16 +128,21 @@ def mask_shapes(program: Program, plan: Plan) -> tuple[MaskShape, ...]:
     return tuple(shapes)
 
 
-def check_masks(masks: Mapping[str, Tensor], shapes: tuple[MaskShape, ...], batch: int, *, exact: bool = True) -> None:
-    """InputError where masks name no masker, or do not have its shape. Not `exact`: other map sizes may come."""
+def check_masks(masks: Mapping[str, Tensor], shapes: tuple[MaskShape, ...], batch: int) -> None:
+    """InputError where masks name no masker, do not have its shape, or hold something else than 0 and 1 (which is
+    not looked at on a GPU: the host would have to wait for it)."""
     known = {shape.key: (batch, *shape.units) for shape in shapes}
     for key, mask in masks.items():
         if key not in known:
             raise InputError(f"there is no masker {key!r}", f"there are {', '.join(known)}")
-        wanted = known[key]
-        fits = tuple(mask.shape) == wanted if exact else (mask.ndim == len(wanted) and mask.shape[0] == batch)
-        if not fits:
-            raise InputError(f"the masks of {key!r} are {list(mask.shape)}", f"give {list(wanted)}")
+        if not isinstance(mask, Tensor):
+            raise InputError(f"the masks of {key!r} are a {type(mask).__name__}", "give a torch tensor")
+        if tuple(mask.shape) != known[key]:
+            raise InputError(f"the masks of {key!r} are {list(mask.shape)}", f"give {list(known[key])}")
+        if mask.device.type == "cpu" and not bool(((mask == 0) | (mask == 1)).all()):
+            raise InputError(
+                f"the masks of {key!r} hold other numbers than 0 and 1", "give decisions, not probabilities"
+            )
 
 
 def example_shape(program: Program) -> tuple[int, ...]:

@@ -8,7 +8,7 @@ convolution are the region that what follows needs, so its rate carries a gradie
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from typing import cast
 
@@ -37,8 +37,13 @@ def static_macs(program: Program) -> float:
     return float(sum(_macs(program, node) for node, op in program.ops() if not _is_masker(op.spec.name)))
 
 
-def block_macs(program: Program, decisions: Mapping[str, Tensor]) -> tuple[BlockMacs, ...]:
-    """The blocks that have maskers, for decisions (B, ...) by masker. `program` is dense and masked."""
+def block_macs(
+    program: Program, decisions: Mapping[str, Tensor], *, masker_fused: Container[str] = ()
+) -> tuple[BlockMacs, ...]:
+    """The blocks that have maskers, for decisions (B, ...) by masker. `program` is dense and masked.
+
+    masker_fused: the blocks whose first convolution carries the masker (see `masker_fused`), so runs everywhere.
+    """
     by_block: dict[str, list[fx.Node]] = {}
     for node, _ in program.ops():
         by_block.setdefault(block_of(node), []).append(node)
@@ -46,7 +51,7 @@ def block_macs(program: Program, decisions: Mapping[str, Tensor]) -> tuple[Block
     for block in program.blocks:
         own = {key: mask for key, mask in decisions.items() if key.rpartition(".")[0] == block.name}
         if own:
-            found.append(_block(program, block, by_block[block.name], own))
+            found.append(_block(program, block, by_block[block.name], own, fused=block.name in masker_fused))
     return tuple(found)
 
 
@@ -61,16 +66,26 @@ def _macs(program: Program, node: fx.Node) -> int:
     return op.spec.macs(operands) // types_of(node)[0].shape[0]
 
 
-def _block(program: Program, block: Block, nodes: list[fx.Node], decisions: Mapping[str, Tensor]) -> BlockMacs:
-    batch = next(iter(decisions.values())).shape[0]
+def masker_fused(lowered: Program) -> frozenset[str]:
+    """The blocks of a lowered program whose masker is a column of their first convolution."""
+    return frozenset(block_of(node) for node, op in lowered.ops() if isinstance(op, Conv2d) and op.spec.masker)
+
+
+def _block(
+    program: Program, block: Block, nodes: list[fx.Node], decisions: Mapping[str, Tensor], *, fused: bool
+) -> BlockMacs:
+    some = next(iter(decisions.values()))
+    everything = torch.ones(some.shape[0], device=some.device)
     masker = sum(_macs(program, node) for node in nodes if _is_masker(cast(Conv2d, program.op(node)).spec.name))
     dense = sum(_macs(program, node) for node in nodes if isinstance(program.op(node), Conv2d))
-    executed = torch.full((batch,), float(masker))
-    walk = _Walk(program=program, decisions=decisions)
-    for node in nodes:
-        if isinstance(program.op(node), Conv2d):
-            share = walk.share(node, batch) if node.name in block.branch else torch.ones(batch)
-            executed = executed + _macs(program, node) * share
+    executed = everything * masker
+    convs = [node for node in nodes if isinstance(program.op(node), Conv2d)]
+    branch = [node for node in convs if node.name in block.branch]
+    walk = _Walk(program=program, decisions=decisions, everything=everything, branch=tuple(branch))
+    for node in convs:
+        dense_anyway = node not in branch or (fused and node is branch[0])
+        share = everything if dense_anyway else walk.share(node)
+        executed = executed + _macs(program, node) * share
     return BlockMacs(name=block.name, dense=float(dense), executed=executed.mean(), masker=float(masker))
 
 
@@ -80,12 +95,15 @@ class _Walk:
 
     program: Program
     decisions: Mapping[str, Tensor]
+    everything: Tensor
+    """Ones, a sample each."""
+    branch: tuple[fx.Node, ...]
 
-    def share(self, node: fx.Node, batch: int) -> Tensor:
+    def share(self, node: fx.Node) -> Tensor:
         """The share of a convolution's work that is executed, per sample."""
         pixels = self.pixels(node)
-        rows = torch.ones(batch) if pixels is None else pixels.flatten(1).mean(1)
-        return rows * self.channels_after(node, batch) * self.channels_before(node, batch)
+        rows = self.everything if pixels is None else pixels.flatten(1).mean(1)
+        return rows * self.channels_after(node) * self.channels_before(node)
 
     def pixels(self, node: fx.Node) -> Tensor | None:
         """The positions of a value that its reader needs; None for all of them."""
@@ -113,25 +131,28 @@ class _Walk:
             )
         return None if op.spec.name == "add" else self.pixels(user)
 
-    def channels_after(self, node: fx.Node, batch: int) -> Tensor:
+    def channels_after(self, node: fx.Node) -> Tensor:
         """The share of its outputs that is computed."""
         user = next(iter(node.users))
         op = self.program.op(user)
         if isinstance(op, MaskChannels):
-            return self._mask(user).mean(1)
+            return self._mask(user).mean(1) if self._lists(op.spec.group) else self.everything
         passes_on = op is not None and op.spec.name in ("batch_norm", "activation", "dropout")
-        return self.channels_after(user, batch) if passes_on else torch.ones(batch)
+        return self.channels_after(user) if passes_on else self.everything
 
-    def channels_before(self, node: fx.Node, batch: int) -> Tensor:
+    def channels_before(self, node: fx.Node) -> Tensor:
         """The share of its inputs that is read; a grouped convolution's follow its outputs."""
         before = node.all_input_nodes[0]
-        conv = self.program.op(node)
+        conv, masked = self.program.op(node), self.program.op(before)
         grouped = isinstance(conv, Conv2d) and conv.spec.groups > 1
-        return (
-            self._mask(before).mean(1)
-            if isinstance(self.program.op(before), MaskChannels) and not grouped
-            else torch.ones(batch)
-        )
+        if grouped or not isinstance(masked, MaskChannels) or not self._lists(masked.spec.group):
+            return self.everything
+        return self._mask(before).mean(1)
+
+    def _lists(self, group: int) -> bool:
+        """Whether the block's channel masks become lists, or run dense because a grouped convolution forbids it."""
+        convs = [self.program.op(node) for node in self.branch]
+        return all(conv.spec.keeps_whole_groups(group) for conv in convs if isinstance(conv, Conv2d))
 
     def _mask(self, masked: fx.Node) -> Tensor:
         """The decisions a masking node multiplies by."""

@@ -1,6 +1,6 @@
 """The equality ladder: the same numbers, with the work skipped, shown step by step.
 
-    1  static      all masks one == the static network
+    1  static      all masks one, dense and lowered == the static network
     2  lowered     dense and masked == the lowered reference, given the same decisions
     3  pass        before == after, for each pass
     4  kernel      each kernel == its reference, on what it really gets
@@ -91,17 +91,19 @@ def _rungs(model: DynamicModel | CompiledModel, rates: Sequence[float], batch: i
     if isinstance(model, CompiledModel):
         if batch not in (None, model.shape[0]):
             raise InputError(f"the network was compiled for batch {model.shape[0]}", "verify it at that batch")
-        program, plan, without = model.lowering.converted, model.plan, model.without
+        program, plan = model.lowering.converted, model.plan
+        passes = pipeline.lowering({"target": model.target}, without=model.without)
     else:
         shape = input_type(model.program).shape
-        program, plan, without = program_for(model.program, (batch or 2, *shape[1:])), model.plan, ()
+        program, plan = program_for(model.program, (batch or 2, *shape[1:])), model.plan
+        passes = pipeline.lowering()
     program = in_evaluation(program)
     image = torch.randn(input_type(program).shape, generator=torch.Generator().manual_seed(1))
     if plan is not None:
-        yield _static(program, plan, image)
+        yield _static(program, plan, image, passes)
     masks_by_rate = {rate: _masks(program, plan, rate) for rate in (rates if plan is not None else rates[:1])}
     for rate, masks in masks_by_rate.items():
-        yield from _lowering(program, image, masks, rate, without)
+        yield from _lowering(program, image, masks, rate, passes)
     if isinstance(model, CompiledModel):
         for rate, masks in masks_by_rate.items():
             yield from _kernels(model, image, masks, rate)
@@ -143,14 +145,15 @@ def static_program(program: Program) -> Program:
     return clone.finished()
 
 
-def _static(program: Program, plan: Plan, image: Tensor) -> Rung:
-    ones = _masks(program, plan, 1.0)
-    error = _relative(program(image, ones)[0], static_program(program)(image)[0])
+def _static(program: Program, plan: Plan, image: Tensor, passes: Sequence[Pass]) -> Rung:
+    ones, expected = _masks(program, plan, 1.0), static_program(program)(image)[0]
+    lowered, _ = pipeline.run(program, passes)
+    error = max(_relative(dynamic(image, ones)[0], expected) for dynamic in (program, lowered))
     return Rung(name="static", where="whole network, all masks one", error=error, bar=_NETWORK_BAR)
 
 
 def _lowering(
-    program: Program, image: Tensor, masks: Mapping[str, Tensor], rate: float, without: Sequence[str]
+    program: Program, image: Tensor, masks: Mapping[str, Tensor], rate: float, passes: Sequence[Pass]
 ) -> Iterator[Rung]:
     expected = program(image, masks)[0]
     found: list[Rung] = []
@@ -160,7 +163,7 @@ def _lowering(
             error = _relative(after(image, masks)[0], expected)
             found.append(Rung(name="pass", where=f"{rewrite.name} at rate {rate:g}", error=error, bar=_NETWORK_BAR))
 
-    lowered, _ = pipeline.run(program, pipeline.lowering(without=without), watch=compare)
+    lowered, _ = pipeline.run(program, passes, watch=compare)
     yield from found
     error = _relative(lowered(image, masks)[0], expected)
     yield Rung(name="lowered", where=f"whole network at rate {rate:g}", error=error, bar=_NETWORK_BAR)
@@ -191,19 +194,19 @@ def _kernel_error(step: Step, operands: tuple[Tensor, ...], results: tuple[Tenso
     made = reference(*(value.float() if value.is_floating_point() else value for value in operands))
     expected = made if isinstance(made, tuple) else (made,)
     if isinstance(step.op, Masker):
-        expected = (expected[1],)  # its decisions may differ by rounding; the logits may not
-        results = (results[1],)
+        mask, logits = results
+        if not torch.equal(mask, (logits >= 0).float()):
+            return float("inf")
+        expected, results = (expected[1],), (logits,)  # its decisions may differ by rounding; the logits may not
     return max(_defined_error(step.op, found, want, operands) for found, want in zip(results, expected, strict=True))
 
 
 def _reference(op: Op, *, half: bool) -> Op:
     """The op with the weights that the kernels multiply by: rounded, in a half-precision network."""
     plain = op.replaced()
-    if half and not isinstance(op, Masker):
-        for name in ("weight",):
-            if name in op.spec.weights():
-                rounded = getattr(op, name).detach().half().float()
-                plain.register_parameter(name, torch.nn.Parameter(rounded))
+    if half and not isinstance(op, Masker) and "weight" in op.spec.weights():
+        rounded = getattr(op, "weight").detach().half().float()  # noqa: B009  ops with weights have it
+        plain.register_parameter("weight", torch.nn.Parameter(rounded))
     return plain
 
 
@@ -252,14 +255,13 @@ def _torch_half_error(
 
 
 def _decisions(model: CompiledModel, program: Program, image: Tensor) -> Iterator[Rung]:
+    """The maskers' own decisions, also where a plan's rate would force others."""
     if model.plan is None:
         return
     _, decided = program(image, None)
-    model(image.to(model.target.kind), {})
+    _, found = model.runner(image.to(model.target.kind), {})
     for key, (mask, logits) in decided.items():
-        if model.plan.rate is not None:
-            break
-        flipped = model.decisions[key].cpu() != mask
+        flipped = found[key][0].cpu() != mask
         margin = _MARGIN[model.dtype] * float(logits.abs().max().clamp_min(1e-12))
         far = float(logits[flipped].abs().max()) if bool(flipped.any()) else 0.0
         note = f"{int(flipped.sum())} of {flipped.numel()} flipped"

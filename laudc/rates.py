@@ -8,6 +8,7 @@ ways to give them. At batch 1 that balances whole blocks by FLOPs. The masks are
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -35,13 +36,17 @@ def stratified_masks(
 ) -> dict[str, Tensor]:
     """Decisions (batch, *units), float32, by key; those that are always on are ones and do not count."""
     check_rate(rate)
-    generator = torch.Generator().manual_seed((seed * 1_000_003 + call) % 2**63)
     free = [shape for shape in shapes if not shape.always_on]
-    counts = _counts(free, batch, rate, generator)
+    counts = _counts(free, batch, rate, _generator(seed, call, ""))
     masks = {shape.key: torch.ones(batch, *shape.units) for shape in shapes if shape.always_on}
     for shape, count in zip(free, counts, strict=True):
-        masks[shape.key] = _one(shape, batch, count, generator)
+        masks[shape.key] = _one(shape, batch, count, _generator(seed, call, shape.key))
     return {shape.key: masks[shape.key] for shape in shapes}
+
+
+def _generator(seed: int, call: int, key: str) -> torch.Generator:
+    digest = hashlib.sha256(f"{seed} {call} {key}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
 
 
 def _counts(shapes: Sequence[MaskShape], batch: int, rate: float, generator: torch.Generator) -> list[int]:

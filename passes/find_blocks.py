@@ -148,7 +148,9 @@ def _numbered(found: list[Block]) -> tuple[Block, ...]:
     for index, block in enumerate(found):
         shape = (block.out_size, block.out_channels)
         stage, last = (stage, last) if shape == last else (stage + 1, shape)
-        name = block.name if block.name and block.name not in taken else f"{block.name}.block{index}".lstrip(".")
+        name, number = block.name, index
+        while not name or name in taken:
+            name, number = f"{block.name}.block{number}".lstrip("."), number + 1
         taken.add(name)
         blocks.append(replace(block, name=name, stage=stage))
     return tuple(blocks)

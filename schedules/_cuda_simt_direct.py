@@ -32,6 +32,12 @@ from laudc.schedules._pointwise import pointwise
 
 THREADS = 128
 
+MOST_HELD = 96
+"""Inputs and weights a thread holds at once."""
+
+UNROLLED = 25
+"""Products in one sum up to which the loops over them are unrolled: a depthwise 5x5."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Strip:
@@ -79,6 +85,11 @@ def direct_module(p: Problem, strip: Strip) -> IRModule:
     def group_start(unit):
         return T.truncdiv(unit * vec, p.group_columns) * p.group_channels
 
+    # The inputs of a whole row of taps are under way at once, where registers hold them.
+    own = vec if depthwise else 1
+    together = p.kernel[1] if p.kernel[1] * (tall * own + vec) <= MOST_HELD else 1
+    over_taps = T.unroll if p.depth <= UNROLLED else T.serial
+
     def added(residual, out):
         return residual if p.residual == "dense" else out
 
@@ -112,8 +123,8 @@ def direct_module(p: Problem, strip: Strip) -> IRModule:
         left = T.alloc_local((tall,), "int32")
         place = T.alloc_local((tall,), "int32")
         acc = T.alloc_local((tall * vec,), "float32")
-        w = T.alloc_local((vec,), dtype)
-        v = T.alloc_local((vec,), dtype)
+        w = T.alloc_local((together * vec,), dtype)
+        v = T.alloc_local((max(together * tall * own, vec),), dtype)
 
         row_tile: T.let = T.truncdiv(block, column_tiles)
         sample: T.let = T.truncdiv(row_tile, row_tiles) if per_sample else 0
@@ -134,22 +145,31 @@ def direct_module(p: Problem, strip: Strip) -> IRModule:
                 place[i] = T.if_then_else(position < end, position if p.compact else row, -1)
             for i in T.unroll(tall * vec):
                 acc[i] = T.float32(0)
-            for tap in T.serial(p.taps):
-                shift: T.let = tap_down(p, tap) * p.width + tap_right(p, tap)
-                for k in T.serial(p.group_channels):
-                    for e in T.vectorized(vec):
-                        w[e] = weight_flat[((tap * p.group_channels + k) * units + real) * vec + e]
-                    for i in T.unroll(tall):
-                        if tap_inside(p, top[i], left[i], tap):
-                            if depthwise:
-                                for e in T.vectorized(vec):
-                                    v[e] = x_flat[((start[i] + shift) * units + unit) * vec + e]
+            for first_tap in over_taps(p.taps // together):
+                for k in over_taps(p.group_channels):
+                    for t in T.unroll(together):
+                        tap: T.let = first_tap * together + t
+                        shift: T.let = tap_down(p, tap) * p.width + tap_right(p, tap)
+                        for e in T.vectorized(vec):
+                            w[t * vec + e] = weight_flat[((tap * p.group_channels + k) * units + real) * vec + e]
+                        for i in T.unroll(tall):
+                            if tap_inside(p, top[i], left[i], tap):
+                                if depthwise:
+                                    for e in T.vectorized(vec):
+                                        v[(t * tall + i) * own + e] = x_flat[
+                                            ((start[i] + shift) * units + unit) * vec + e
+                                        ]
+                                else:
+                                    v[t * tall + i] = x_flat[(start[i] + shift) * p.channels + group_start(unit) + k]
                             else:
-                                v[0] = x_flat[(start[i] + shift) * p.channels + group_start(unit) + k]
+                                for e in T.unroll(own):
+                                    v[(t * tall + i) * own + e] = T.Cast(dtype, T.float32(0))
+                    for t in T.unroll(together):
+                        for i in T.unroll(tall):
                             for e in T.unroll(vec):
                                 acc[i * vec + e] = acc[i * vec + e] + T.Cast(
-                                    "float32", v[e if depthwise else 0]
-                                ) * T.Cast("float32", w[e])
+                                    "float32", v[(t * tall + i) * own + (e if depthwise else 0)]
+                                ) * T.Cast("float32", w[t * vec + e])
             for i in T.unroll(tall):
                 if place[i] >= 0:
                     if p.residual != "none":

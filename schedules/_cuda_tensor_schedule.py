@@ -22,6 +22,8 @@ MAX_TAPS = 32
 
 ENOUGH_WARPS = 8
 
+FEW_STEPS = 4
+
 WIDEST = 256
 """Columns one instruction takes at most. Of such a tile one block fills a multiprocessor, and no other block hides
 its wait for the residual."""
@@ -45,7 +47,7 @@ class TensorCoreSchedule(Schedule):
 
     def choices(self, work: Work, target: Target) -> tuple[Choice, ...]:
         p = problem_of(work)
-        fitted = (Candidate(choice=_fitted(p, c.choice), speed=c.speed) for c in self.candidates)
+        fitted = (Candidate(choice=_fitted(p, c.choice), speed=_speed(p, c)) for c in self.candidates)
         roomy = (c for c in fitted if c.choice["bn"] + extra_columns(p) <= WIDEST)
 
         def tile_of(choice: Choice) -> TensorTile:
@@ -99,12 +101,18 @@ def _refuse_problem(p: Problem) -> str | None:
 
 
 def _fitted(p: Problem, choice: Choice) -> Choice:
-    """The tile for this depth: no more stages than steps, and over few steps no walking grid."""
+    """The tile for this depth: no more stages than steps, and a walking grid only where steps are many and reuse x."""
     steps = p.depth // STEP
     short = steps <= choice["stages"]
     return {
         **choice,
         "stages": min(steps, choice["stages"]),
         "early": int(short and choice["bn"] == WIDEST),
-        "resident": 0 if short else choice["resident"],
+        "resident": 0 if short or p.taps == 1 else choice["resident"],
     }
+
+
+def _speed(p: Problem, candidate: Candidate) -> int:
+    """Few steps do not cover the beginning and the end of a block that is alone on its multiprocessor."""
+    lonely = candidate.choice["bn"] == WIDEST and p.depth // STEP <= FEW_STEPS
+    return candidate.speed * 9 // 10 if lonely else candidate.speed

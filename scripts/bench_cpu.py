@@ -3,8 +3,8 @@
     python scripts/bench_cpu.py [-o docs/benchmarks/cpu]      writes FILE.json (raw samples) and FILE.md (the table)
 
 Batch 1, 224 x 224, float32, random weights (time does not depend on them once the rates are fixed). All variants
-run in one process on the same threads, interleaved round by round; the figures are medians. Each call at a rate gets
-fresh masks. torch eager is the static network in inference mode, the faster of its two memory formats, here and in a
+run in one process on the same threads, interleaved in shuffled rounds; the figures are medians. Each call at a rate
+gets fresh masks. torch eager is the static network in inference mode, the faster of its two memory formats, here and in a
 process of its own. OMP_WAIT_POLICY=passive: else torch's idle threads would spin beside TVM's and slow both.
 """
 
@@ -14,6 +14,7 @@ import argparse
 import json
 import os
 import platform
+import random
 import statistics
 import subprocess
 import sys
@@ -76,7 +77,7 @@ def main() -> None:
             for call in range(3):
                 run(call)
         for call in range(options.rounds):
-            for name, run in variants.items():
+            for name, run in random.Random(call).sample(list(variants.items()), len(variants)):
                 start = time.perf_counter()
                 run(call)
                 samples[name].append((time.perf_counter() - start) * 1e3)

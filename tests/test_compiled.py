@@ -115,6 +115,11 @@ def test_out_is_written_and_returned(compiled: CompiledModel) -> None:
     assert torch.equal(out, compiled(IMAGE))
 
 
+def test_out_of_another_shape_is_refused(compiled: CompiledModel) -> None:
+    with pytest.raises(InputError, match="out is"):
+        compiled(IMAGE, out=torch.empty(7, 10))
+
+
 def test_strides_and_gradients_of_the_input_do_not_matter(compiled: CompiledModel) -> None:
     wanted = compiled(IMAGE)
     strided = torch.empty(2, 3, SIZE[0], 2 * SIZE[1])[..., ::2].copy_(IMAGE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from dataclasses import replace
 from functools import cache
@@ -180,6 +181,36 @@ def test_every_tile_that_is_offered_fits_the_chip(schedule: Schedule) -> None:
                 choices = schedule.choices(work, target)
                 assert choices
                 assert len({tuple(choice.items()) for choice in choices}) == len(choices)
+
+
+def test_a_masker_widens_the_instruction_by_8_columns() -> None:
+    source = _source(WGMMA, CASES["masker of 64"], "float16", H200)
+    assert "wgmma.mma_async.sync.aligned.m64n72k16" in source
+    packed, _ = WGMMA.pack(
+        CASES["masker of 64"].work(1, "float16"),
+        {"bn": 64},
+        {"weight": torch.ones(65, 64, 1, 1), "bias": torch.ones(65)},
+    )
+    assert packed.shape == (72, 64)
+
+
+def test_a_machine_without_the_compiler_can_rank_tiles_and_pack() -> None:
+    program = """
+import sys
+from laudc.schedules import SCHEDULES, Work
+from laudc.ops.linear import LinearSpec
+from laudc.targets import TARGETS
+from laudc.types import TensorType
+x, y = (TensorType(shape=(2, 64), dtype="float16"),) * 2
+work = Work(spec=LinearSpec(in_features=64, out_features=64), operands=(x,), results=(y,))
+import torch
+for name in ("conv-simt", "conv-mma", "conv-wgmma"):
+    choice = SCHEDULES[name].choices(work, TARGETS["h200"])[0]
+    SCHEDULES[name].pack(work, choice, {"weight": torch.zeros(64, 64)})
+assert not any(module.split(".")[0] == "tvm" for module in sys.modules)
+"""
+    root = Path(__file__).resolve().parents[1]
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=root)
 
 
 def test_small_work_gets_small_tiles() -> None:

@@ -55,6 +55,25 @@ def test_any_input_size_works_in_training() -> None:
         assert model(random_images(1, 3, *size)).shape == (1, model(IMAGE).shape[1])
 
 
+@pytest.mark.parametrize("paradigm", ["spatial", "spatial+channel"])
+def test_forced_masks_and_their_cost_follow_the_input_size(paradigm: str) -> None:
+    model = laudc.transform(conditioned(TinyNet), IMAGE, paradigm=paradigm, rate=0.5).eval()
+    model(random_images(1, 3, 64, 70))
+    half = sum(float(block.executed) for block in model.block_macs())
+    assert sum(model.rates.values()) / len(model.rates) == pytest.approx(0.5, abs=0.1)
+    model(random_images(1, 3, 37, 45))
+    assert half > 1.5 * sum(float(block.executed) for block in model.block_macs())
+
+
+def test_masks_that_are_no_decisions_are_refused() -> None:
+    model = laudc.transform(conditioned(TinyNet), IMAGE).eval()
+    model(IMAGE)
+    key, mask = next(iter(model.decisions.items()))
+    for bad in (mask * 0.5, mask * float("nan"), mask.tolist()):
+        with pytest.raises(InputError, match="the masks of"):
+            model(IMAGE, masks={key: bad})  # type: ignore[dict-item]
+
+
 def test_training_samples_and_passes_gradients_to_maskers() -> None:
     torch.manual_seed(0)
     model = laudc.transform(conditioned(TinyNet), IMAGE, paradigm="spatial+channel").train()

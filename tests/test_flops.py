@@ -93,6 +93,38 @@ def _work(op: Conv2d, args: tuple[torch.Tensor, ...]) -> float:
     return total
 
 
+def test_a_convolution_that_carries_the_masker_counts_in_full() -> None:
+    from laudc import pipeline
+    from laudc.flops import masker_fused
+    from laudc.passes.fuse_masker_conv import FuseMaskerConv
+    from laudc.targets import TARGETS
+
+    model = _model("spatial")
+    passes = [
+        FuseMaskerConv(target=TARGETS["h200"], expected_rate=1.0) if one.name == "fuse_masker_conv" else one
+        for one in pipeline.lowering()
+    ]
+    fused = masker_fused(pipeline.run(model.program, passes)[0])
+    assert fused
+    masks = random_masks_like(model.program, rate=0.0, batch=1)
+    for block in block_macs(model.program, masks, masker_fused=fused):
+        assert (float(block.executed) > block.masker + 1) == (block.name in fused or _has_projection(model, block.name))
+
+
+def _has_projection(model: DynamicModel, name: str) -> bool:
+    return any(block.shortcut for block in model.program.blocks if block.name == name)
+
+
+def test_channel_masks_that_run_dense_count_in_full_and_are_remarked_on() -> None:
+    model = laudc.transform(conditioned(TinyNet), IMAGE, paradigm="channel", granularity="1").eval()
+    remarked = {refusal.where for refusal in model.plan.refusals if "run dense" in refusal.reason}
+    assert remarked
+    masks = random_masks_like(model.program, rate=0.0, batch=1)
+    for block in block_macs(model.program, masks):
+        if f"{block.name}.channel" in remarked:
+            assert float(block.executed) == pytest.approx(block.dense + block.masker)
+
+
 def test_the_cost_has_a_gradient_to_every_masker() -> None:
     model = _model("spatial+channel").train()
     model(random_images(4, 3, 37, 45))

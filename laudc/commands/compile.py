@@ -82,18 +82,19 @@ def _only_converted(folder: Path) -> Path:
     """The one file here that can be compiled."""
     from laudc.kernels.artifact import describe
 
-    found = []
-    for path in sorted(folder.glob("*.laud")):
+    found, damaged = [], []
+    for path in sorted(path for path in folder.glob("*.laud") if path.is_file()):
         try:
             if describe(path).kind == "converted":
                 found.append(path)
-        except ArtifactError:  # damaged: it cannot be meant
-            continue
+        except ArtifactError as error:
+            damaged.append(error.fact)
     match found:
         case [path]:
             return path
         case []:
-            raise InputError("no converted .laud file is in this folder", "make one: laudc convert resnet50")
+            unusable = f" ({'; '.join(damaged)})" if damaged else ""
+            raise InputError(f"no converted .laud file is in this folder{unusable}", "make one: laudc convert resnet50")
         case _:
             names = ", ".join(path.name for path in found)
             raise InputError(

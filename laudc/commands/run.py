@@ -40,6 +40,8 @@ class _Outcome:
     """How many images the last batch lacked."""
     median_ms: float
     """Of one call."""
+    masker_fused: frozenset[str]
+    """Blocks whose first convolution runs everywhere, because it carries the masker."""
 
 
 @click.command("run", short_help="Classify images, with the work skipped.", context_settings=_options.SETTINGS)
@@ -127,6 +129,9 @@ def _nominal(plan: Plan | None, rate: float | None) -> float | None:
 def _measured(model: Model, inputs: Tensor, *, batch: int, rate: float | None, seed: int, repeat: int) -> _Outcome:
     import torch
 
+    from laudc.compiled import CompiledModel
+    from laudc.flops import masker_fused
+
     padded = -len(inputs) % batch
     whole = torch.cat([inputs, inputs[-1:].expand(padded, -1, -1, -1)])
     outputs, decided = [], []
@@ -138,11 +143,13 @@ def _measured(model: Model, inputs: Tensor, *, batch: int, rate: float | None, s
         images, masks = whole[:batch], _masks(model, batch, rate, seed, 0)
         times_ms = [_timed_ms(model, images, masks) for _ in range(repeat)]
     keys = decided[0]
+    fused = masker_fused(model.lowering.lowered) if isinstance(model, CompiledModel) else frozenset[str]()
     return _Outcome(
         outputs=torch.cat(outputs)[: len(inputs)],
         decisions={key: torch.cat([one[key] for one in decided])[: len(inputs)] for key in keys},
         padded=padded,
         median_ms=statistics.median(times_ms),
+        masker_fused=fused,
     )
 
 
@@ -182,7 +189,7 @@ def _facts(
     program, plan = _parts(model)
     compiled = model if isinstance(model, CompiledModel) else None
     rates = executed_rates(outcome.decisions)
-    static, executed = _macs(program, outcome.decisions)
+    static, executed = _macs(program, outcome)
     units = sum(mask.numel() for mask in outcome.decisions.values())
     on = sum(rates[key] * mask.numel() for key, mask in outcome.decisions.items())
     return {
@@ -207,12 +214,13 @@ def _facts(
     }
 
 
-def _macs(program: Program, decisions: Mapping[str, Tensor]) -> tuple[float, float]:
+def _macs(program: Program, outcome: _Outcome) -> tuple[float, float]:
     """The network's multiply-accumulates per image: static, and executed with the maskers'."""
     from laudc.flops import block_macs, static_macs
 
     static = static_macs(program)
-    return static, static + sum(float(one.executed) - one.dense for one in block_macs(program, decisions))
+    blocks = block_macs(program, outcome.decisions, masker_fused=outcome.masker_fused)
+    return static, static + sum(float(one.executed) - one.dense for one in blocks)
 
 
 def _top(output: Tensor, names: Sequence[str]) -> list[dict[str, Any]]:
@@ -239,7 +247,7 @@ def _print(
         table(f"{path}", ("class", "probability"), rows)
     if facts["weights"] == "random":
         click.echo("weights: random, the classes mean nothing")
-    costs = {one.name: one for one in block_macs(program, outcome.decisions)}
+    costs = {one.name: one for one in block_macs(program, outcome.decisions, masker_fused=outcome.masker_fused)}
     what_ran: list[tuple[str, float, float, float]] = []
     for key in outcome.decisions:
         cost = costs[key.rpartition(".")[0]]

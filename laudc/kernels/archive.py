@@ -55,7 +55,7 @@ def write_archive(path: Path, manifest: Mapping[str, Any], members: Mapping[str,
                         archive.writestr(zipfile.ZipInfo(name), content)
                 file.flush()
                 os.fsync(file.fileno())
-            os.chmod(unfinished, 0o666 & ~_umask())
+            os.chmod(unfinished, 0o666 & ~_UMASK)
             os.replace(unfinished, path)
         except BaseException:
             os.unlink(unfinished)
@@ -64,10 +64,14 @@ def write_archive(path: Path, manifest: Mapping[str, Any], members: Mapping[str,
         raise storage_error(path, error) from error
 
 
-def _umask() -> int:
+def _read_umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+_UMASK = _read_umask()
+"""Read once, when this is imported: asking for it means changing it, for all threads."""
 
 
 def storage_error(path: Path, error: OSError) -> StorageError:
@@ -92,7 +96,16 @@ def read_archive(path: Path, *, kernels: bool = True) -> tuple[dict[str, Any], d
                     members[name] = content
     except FileNotFoundError as error:
         raise InputError(f"there is no file {path}", "make one with `laudc convert`") from error
-    except (zipfile.BadZipFile, EOFError, KeyError, ValueError, NotImplementedError, RuntimeError) as error:
+    except (
+        zipfile.BadZipFile,
+        EOFError,
+        KeyError,
+        ValueError,
+        TypeError,
+        AttributeError,
+        NotImplementedError,
+        RuntimeError,
+    ) as error:
         raise ArtifactError(f"{path} is cut or is no .laud file", _AGAIN) from error
     except OSError as error:
         raise StorageError(f"{path} cannot be read: {error.strerror}", "check the path and its permissions") from error

@@ -128,6 +128,8 @@ def _kernel_members(model: CompiledModel) -> dict[str, bytes]:
 def describe(path: Path) -> Description:
     """What the file holds, without building anything; damage is found all the same."""
     manifest, members = read_archive(path)
+    if manifest.get("kind") not in ("converted", "compiled") or "graph.json" not in members:
+        raise ArtifactError(f"{path} lacks what a .laud file has", "make it again")
     return Description(
         kind=str(manifest["kind"]),
         manifest=manifest,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -76,7 +77,7 @@ def build_all(kernels: Iterable[Kernel], *, built: Callable[[Kernel], None] | No
             found[key] = binary
             if built:
                 built(kernel)
-    workers = min(len(missing), os.cpu_count() or 1)
+    workers = min(len(missing), detect_cpu().cores)
     build_missing = _build_in_workers if workers > 1 and len(missing) > 2 else _build_here
     return found | build_missing(missing, built)
 
@@ -148,6 +149,11 @@ def _linked(executable) -> bytes:  # type: ignore[no-untyped-def]
         try:
             executable.export_library(str(path))
         except (RuntimeError, OSError, ValueError) as error:
+            if any(shutil.which(compiler) for compiler in ("g++", "clang++", "c++")):
+                line = str(error).strip().splitlines()[-1]
+                raise BuildError(
+                    f"a kernel was not linked: {line}", "check the free space and the C++ compiler"
+                ) from error
             raise ToolchainError("no C++ compiler here links a shared library", "install g++ or clang") from error
         return path.read_bytes()
 
@@ -159,7 +165,7 @@ def _build_in_workers(missing: list[tuple[str, Kernel]], built: Callable[[Kernel
         queue.put(item)
     made: dict[str, Binary] = {}
     with tempfile.TemporaryDirectory() as folder:
-        count = min(len(missing), os.cpu_count() or 1)
+        count = min(len(missing), detect_cpu().cores)
         with ThreadPoolExecutor(count) as pool:
             for done in [pool.submit(_feed, queue, made, Path(folder) / str(n), built) for n in range(count)]:
                 done.result()
@@ -174,14 +180,18 @@ def _feed(
     command = [sys.executable, "-m", "laudc.kernels.worker", str(path), *laudc.schedules.__path__]
     root = str(Path(laudc.schedules.__file__).parent.parent.parent)
     paths = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
-    with subprocess.Popen(
-        command,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"PYTHONPATH": paths},
-    ) as worker:
+    said = path.with_suffix(".log")
+    with (
+        said.open("w") as log,
+        subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+            env=os.environ | {"PYTHONPATH": paths},
+        ) as worker,
+    ):
         assert worker.stdin is not None
         assert worker.stdout is not None
         while True:
@@ -191,15 +201,18 @@ def _feed(
                 break
             worker.stdin.write(json.dumps(kernel.to_json()) + "\n")
             worker.stdin.flush()
-            made[key] = _received(worker.stdout.readline(), path, kernel)
+            made[key] = _received(worker.stdout.readline(), path, said, kernel)
             cache.put(_entry(key), made[key].pack())
             if built:
                 built(kernel)
         worker.stdin.close()
 
 
-def _received(line: str, path: Path, kernel: Kernel) -> Binary:
-    answer: Mapping[str, str] = json.loads(line) if line else {"fact": "a build worker died", "next_step": "try again"}
+def _received(line: str, path: Path, said: Path, kernel: Kernel) -> Binary:
+    if not line:
+        last = (said.read_text().strip().splitlines() or ["it said nothing"])[-1]
+        raise BuildError(f"the worker that built {kernel.symbol} died: {last}", "try again with more memory free")
+    answer: Mapping[str, str] = json.loads(line)
     if "fact" in answer:
         raise BuildError(f"{kernel.symbol}: {answer['fact']}", answer["next_step"])
     return Binary.unpack(path.read_bytes())

@@ -6,7 +6,9 @@ torch operation cannot be written. Types are not stored: they follow from the in
 
 from __future__ import annotations
 
+import keyword
 import operator
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, fields
 from typing import Any, cast
@@ -21,6 +23,24 @@ from laudc.errors import ArtifactError, InputError, LaudcError
 from laudc.ops import OPS, Op
 from laudc.program import Block, Program, Refusal, program_for, types_of
 from laudc.types import TensorType
+from laudc.verify import verify
+
+_MALFORMED = (
+    KeyError,
+    TypeError,
+    ValueError,
+    AttributeError,
+    IndexError,
+    ArithmeticError,
+    AssertionError,
+    RecursionError,
+    RuntimeError,
+    SafetensorError,
+    StopIteration,
+    SyntaxError,
+)
+_LARGEST = 2**24
+"""No size in a spec comes near it."""
 
 
 def graph_json(program: Program) -> dict[str, Any]:
@@ -73,17 +93,32 @@ def weight_bytes(program: Program) -> bytes:
 def program_from(values: Mapping[str, Any], weights: bytes) -> Program:
     """The inverse of the two. ArtifactError where anything is malformed, missing or of the wrong shape."""
     try:
-        tensors = load_tensors(weights)
-        program = _build(values, tensors)
+        program = _build(values, load_tensors(weights))
+        shape = next(types_of(node)[0].shape for node in program.nodes if node.op == "placeholder")
+        program = program_for(program, shape).finished()
+        verify(program)
     except LaudcError:
         raise
-    except (KeyError, TypeError, ValueError, AttributeError, SafetensorError, RuntimeError, StopIteration) as error:
+    except _MALFORMED as error:
         detail = f"{type(error).__name__}: {error}".splitlines()[0]
         raise ArtifactError(
             f"the graph in the file does not hold ({detail})", "make it again with `laudc convert`"
         ) from error
-    shape = next(types_of(node)[0].shape for node in program.nodes if node.op == "placeholder")
-    return program_for(program, shape).finished()
+    return program
+
+
+def _identifier(value: object) -> str:
+    """A name that fx may write into the Python it makes of a graph: nothing but an identifier."""
+    if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", value) or keyword.iskeyword(value):
+        raise ValueError(f"{value!r} is no name")
+    return value
+
+
+def _path(value: object) -> str:
+    """A dotted path of modules; a part may be a number, as in a Sequential."""
+    if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*", value):
+        raise ValueError(f"{value!r} is no path of a module")
+    return value
 
 
 def _build(values: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Program:
@@ -92,24 +127,27 @@ def _build(values: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Program:
     modules: dict[str, Any] = {}
     for entry in values["nodes"]:
         reads = tuple(made[name] for name in entry.get("reads", ()))
-        name = str(entry["name"])
+        name = _identifier(entry["name"])
+        if name in made:
+            raise ValueError(f"two values are called {name}")
         if "input" in entry:
-            default = () if entry["input"] else (None,)
-            node = graph.create_node("placeholder", name, default, name=name)
+            if len(made) > 1 or (name == "masks") != (not entry["input"]) or (not entry["input"] and not made):
+                raise ValueError("the inputs are not an image, then masks")
+            node = graph.create_node("placeholder", name, () if entry["input"] else (None,), name=name)
             if entry["input"]:
                 shape, dtype = entry["input"]
                 node.meta["types"] = (TensorType(shape=tuple(shape), dtype=dtype),)
         elif "element" in entry:
             node = graph.create_node("call_function", operator.getitem, (*reads, int(entry["element"])), name=name)
         else:
-            target = str(entry["target"])
+            target = _path(entry["target"])
             modules.setdefault(target, _op(entry, target, tensors))
             node = graph.create_node("call_module", target, reads, name=name)
         node.meta["block"] = str(entry.get("block", ""))
         made[name] = node
     result: Any = made[values["result"]]
     if values["decided"] or "masks" in made:
-        result = (result, {key: (made[mask], made[logits]) for key, (mask, logits) in values["decided"].items()})
+        result = (result, {_path(key): (made[mask], made[logits]) for key, (mask, logits) in values["decided"].items()})
     graph.output(result)
     return Program(
         graph=fx.GraphModule(modules, graph),
@@ -121,6 +159,7 @@ def _build(values: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Program:
 
 def _op(entry: Mapping[str, Any], target: str, tensors: Mapping[str, Tensor]) -> Op:
     kind = OPS[entry["op"]]
+    _check_numbers(entry["spec"])
     spec = kind.spec_type.from_json(entry["spec"])
     op = kind(spec)
     for name, shape in {**spec.weights(), **spec.buffers()}.items():
@@ -132,6 +171,16 @@ def _op(entry: Mapping[str, Any], target: str, tensors: Mapping[str, Tensor]) ->
         else:
             op.register_buffer(name, tensor)
     return op
+
+
+def _check_numbers(fields: Mapping[str, Any]) -> None:
+    """Every size is a plausible number, and those that are divided by are not zero."""
+    for name, value in fields.items():
+        for number in value if isinstance(value, list) else [value]:
+            if isinstance(number, int) and not isinstance(number, bool):
+                least = 1 if name in ("kernel", "stride", "dilation", "groups", "channels", "group") else 0
+                if not least <= number <= _LARGEST:
+                    raise ValueError(f"{name} is {number}")
 
 
 def _block(values: Mapping[str, Any]) -> Block:

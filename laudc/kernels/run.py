@@ -9,14 +9,15 @@ from __future__ import annotations
 import os
 import tempfile
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import cast
 
 import torch
 from torch import Tensor
 
-from laudc.errors import BuildError
+from laudc.errors import BuildError, InputError
 from laudc.kernels.build import Binary
 from laudc.kernels.executable import Executable, Step, Value
 from laudc.types import TensorType
@@ -24,6 +25,7 @@ from laudc.types import TensorType
 Function = Callable[..., object]
 
 _TORCH = {"float32": torch.float32, "float16": torch.float16, "int32": torch.int32, "uint8": torch.uint8}
+_LOADING = threading.Lock()
 _POISON_BYTE = 0xFF
 """A float of such bytes is NaN."""
 
@@ -36,7 +38,8 @@ class Runner:
     def __init__(self, executable: Executable, binaries: Mapping[str, Binary], *, device: str) -> None:
         self.executable = executable
         self._lock = threading.Lock()
-        self._device = torch.device(device)
+        self._device = _one_device(device)
+        self._done: torch.cuda.Event | None = None
         functions = load_functions(binaries, device=device)
         with torch.inference_mode(False):  # else the buffers could not be written outside of it
             self._arena = torch.zeros(executable.arena_bytes, dtype=torch.uint8, device=self._device)
@@ -47,7 +50,12 @@ class Runner:
 
     def __call__(self, x: Tensor, masks: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, tuple[Tensor, Tensor]]]:
         """The output, fresh, and by masker the decisions that were obeyed and the masker's own keep logits."""
-        with self._lock:
+        if x.device != self._device:
+            raise InputError(
+                f"the input is on {x.device}, the network on {self._device}",
+                f"move it with x.to({str(self._device)!r})",
+            )
+        with self._lock, self._in_turn():
             _logical(self._image).copy_(x)
             for step, (function, arguments) in zip(self.executable.steps, self._calls, strict=True):
                 function(*arguments)
@@ -56,10 +64,24 @@ class Runner:
             decided = {key: (mask.clone(), logits.clone()) for key, (mask, logits) in self._decided.items()}
             return _logical(self._output).clone(memory_format=torch.contiguous_format), decided
 
+    @contextmanager
+    def _in_turn(self) -> Iterator[None]:
+        """On a GPU the lock only orders the launches: the buffers are free when the last call's work is done."""
+        if self._device.type != "cuda":
+            yield
+            return
+        with torch.cuda.device(self._device):
+            stream = torch.cuda.current_stream()
+            if self._done is not None:
+                stream.wait_event(self._done)
+            yield
+            self._done = torch.cuda.Event()
+            self._done.record(stream)
+
     def trace(self, x: Tensor, masks: Mapping[str, Tensor], watch: Watch) -> None:
         """A run in which every call writes over poison, and `watch` sees its operands and results (copies on the
         CPU, in their logical shape; an operand that is updated in place as it was before)."""
-        with self._lock:
+        with self._lock, self._in_turn():
             _logical(self._image).copy_(x)
             for step, (function, arguments) in zip(self.executable.steps, self._calls, strict=True):
                 in_place = len(step.operands) < len(step.op.spec.operands)
@@ -100,6 +122,11 @@ class Runner:
         return self._arena[value.offset : value.offset + value.type.nbytes]
 
 
+def _one_device(device: str) -> torch.device:
+    """The device, and on a machine with several GPUs which."""
+    return torch.device("cuda", torch.cuda.current_device()) if device == "cuda" else torch.device(device)
+
+
 def stored_shape(type_: TensorType) -> tuple[int, ...]:
     """The shape in memory: maps are channels-last."""
     if len(type_.shape) != 4:
@@ -129,7 +156,7 @@ def load_functions(binaries: Mapping[str, Binary], *, device: str) -> dict[str, 
     on_gpu = torch.device(device).type == "cuda"
     _load_runtime(on_gpu=on_gpu)
     functions: dict[str, Function] = {}
-    with tempfile.TemporaryDirectory() as folder:
+    with _LOADING, tempfile.TemporaryDirectory() as folder:
         for key, binary in binaries.items():
             if on_gpu and not binary.cubin:
                 raise BuildError(
@@ -137,17 +164,24 @@ def load_functions(binaries: Mapping[str, Binary], *, device: str) -> dict[str, 
                 )
             path = Path(folder) / f"{key}.so"
             path.write_bytes(binary.library)
-            if on_gpu:
-                _offer_cubin(binary.cubin)
-            functions[key] = cast(Function, tvm_ffi.load_module(str(path))["kernel"])
+            with _offering(binary.cubin) if on_gpu else nullcontext():
+                functions[key] = cast(Function, tvm_ffi.load_module(str(path))["kernel"])
     return functions
 
 
-def _offer_cubin(cubin: bytes) -> None:
-    """Let TVM take this device code when it asks for the compiled form of a kernel's source."""
+@contextmanager
+def _offering(cubin: bytes) -> Iterator[None]:
+    """Inside, TVM takes this device code when it asks for the compiled form of a kernel's source."""
     import tvm_ffi
 
-    tvm_ffi.register_global_func("tvm_callback_cuda_compile", lambda *_: cubin, override=True)
+    name = "tvm_callback_cuda_compile"
+    theirs = tvm_ffi.get_global_func(name, allow_missing=True)
+    tvm_ffi.register_global_func(name, lambda *_: cubin, override=True)
+    try:
+        yield
+    finally:
+        if theirs is not None:
+            tvm_ffi.register_global_func(name, theirs, override=True)
 
 
 def _load_runtime(*, on_gpu: bool) -> None:

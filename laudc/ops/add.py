@@ -24,7 +24,10 @@ class AddSpec(Spec):
         return ("x", "other")
 
     def results(self, operands: Operands) -> tuple[TensorType, ...]:
-        return (operands[0],)
+        x, other = operands
+        if x.shape != other.shape:
+            raise ValueError(f"{x} and {other} cannot be added")
+        return (x,)
 
 
 class Add(Op):

@@ -31,6 +31,8 @@ class BatchNormSpec(Spec):
         return {"running_mean": (self.channels,), "running_var": (self.channels,), "num_batches_tracked": ()}
 
     def results(self, operands: Operands) -> tuple[TensorType, ...]:
+        if operands[0].shape[1] != self.channels:
+            raise ValueError(f"{self} does not read {operands[0]}")
         return operands
 
 

@@ -35,6 +35,8 @@ class ChannelMaskerSpec(Spec):
         }
 
     def results(self, operands: Operands) -> tuple[TensorType, ...]:
+        if operands[0].shape[1] != self.channels:
+            raise ValueError(f"{self} does not read {operands[0]}")
         mask = TensorType(shape=(operands[0].shape[0], self.decisions), dtype="float32")
         return (mask, mask)
 

@@ -64,6 +64,11 @@ class Conv2dSpec(Spec):
         }
         return tuple(operand for operand, is_there in present.items() if is_there)
 
+    def keeps_whole_groups(self, size: int) -> bool:
+        """Whether dropping `size` adjacent channels at a time drops whole groups, on both sides alike."""
+        width = self.in_channels // self.groups
+        return self.groups == 1 or (self.out_channels == self.in_channels and size % width == 0)
+
     @property
     def taps(self) -> int:
         return self.kernel[0] * self.kernel[1]
@@ -84,7 +89,12 @@ class Conv2dSpec(Spec):
 
     def results(self, operands: Operands) -> tuple[TensorType, ...]:
         x = operands[0]
+        columns = self.in_channels * self.taps if self.gathered else self.in_channels
+        if x.shape[1] != columns or self.in_channels % self.groups or self.out_channels % self.groups:
+            raise ValueError(f"{self} does not read {x}")
         batch, height, width = self.out_map(operands)
+        if min(height, width) < 1:
+            raise ValueError(f"nothing of {x} is left after {self}")
         if self.compact:
             return (TensorType(shape=(batch * height * width, self.out_channels), dtype=x.dtype),)
         out = TensorType(shape=(batch, self.out_channels, height, width), dtype=x.dtype)

@@ -28,6 +28,8 @@ class LinearSpec(Spec):
         return {"weight": weight, "bias": (self.out_features,)} if self.bias else {"weight": weight}
 
     def results(self, operands: Operands) -> tuple[TensorType, ...]:
+        if operands[0].shape[-1] != self.in_features:
+            raise ValueError(f"{self} does not read {operands[0]}")
         shape = (*operands[0].shape[:-1], self.out_features)
         return (TensorType(shape=shape, dtype=operands[0].dtype),)
 

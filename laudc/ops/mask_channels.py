@@ -22,7 +22,10 @@ class MaskChannelsSpec(Spec):
         return ("x", "mask")
 
     def results(self, operands: Operands) -> tuple[TensorType, ...]:
-        return (operands[0],)
+        x, mask = operands
+        if mask.shape[1] * self.group != x.shape[1]:
+            raise ValueError(f"decisions of {list(mask.shape)} do not cover {x.shape[1]} channels")
+        return (x,)
 
 
 class MaskChannels(Op):

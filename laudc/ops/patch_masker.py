@@ -35,6 +35,8 @@ class PatchMaskerSpec(Spec):
         return patch_size(side, height), patch_size(side, width)
 
     def results(self, operands: Operands) -> tuple[TensorType, ...]:
+        if operands[0].shape[1] != self.channels:
+            raise ValueError(f"{self} does not read {operands[0]}")
         batch, _, height, width = operands[0].shape
         patch = self.patch(height, width)
         mask = TensorType(shape=(batch, -(-height // patch[0]), -(-width // patch[1])), dtype="float32")

@@ -143,7 +143,7 @@ def test_a_file_lowered_by_other_passes_asks_for_a_new_one(compiled_file: Path) 
         {"shape": "224"},
         {"shape": [1, 4, 37, 45]},
         {"without": ["everything"]},
-        {"steps": []},
+        {"steps": "none"},
         {"kind": "other"},
     ],
 )
@@ -173,6 +173,55 @@ def test_a_graph_that_does_not_hold_is_one_line(converted_file: Path, field: str
     write_archive(converted_file, manifest, members | {"graph.json": json.dumps(graph).encode()})
     with pytest.raises(LaudcError) as caught:
         load_converted(converted_file)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("where", ["name", "input", "target", "key"])
+def test_names_in_a_graph_cannot_become_code(converted_file: Path, tmp_path: Path, where: str) -> None:
+    """fx writes the names of a graph into Python that it executes: they must be nothing but names."""
+    marker = tmp_path / "ran"
+    code = f"x=open({str(marker)!r}, 'w').write('code ran')"
+    manifest, members = read_archive(converted_file)
+    graph = json.loads(members["graph.json"])
+    first = graph["nodes"][0]
+    conv = next(node for node in graph["nodes"] if node.get("op") == "conv2d")
+    if where == "key":
+        graph["decided"][f"a': 0}}); {code}; ({{'"] = next(iter(graph["decided"].values()))
+    elif where == "input":
+        first["name"] = code
+    elif where == "name":
+        conv["name"] = code
+    else:
+        conv["target"] = f'a"); {code}; ("'
+    del manifest["hashes"]
+    write_archive(converted_file, manifest, members | {"graph.json": json.dumps(graph).encode()})
+    with pytest.raises(ArtifactError):
+        laudc.load(converted_file)
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize(
+    ("op", "spec"),
+    [
+        ("conv2d", {"stride": [0, 0]}),
+        ("conv2d", {"kernel": [2**30, 1]}),
+        ("conv2d", {"in_channels": 5}),
+        ("mask_rows", {"granularity": 1}),
+        ("mask_channels", {"group": 0}),
+        ("batch_norm", {"channels": 3}),
+    ],
+)
+def test_a_spec_that_makes_no_sense_is_refused_before_a_kernel_sees_it(
+    converted_file: Path, op: str, spec: dict[str, object]
+) -> None:
+    manifest, members = read_archive(converted_file)
+    graph = json.loads(members["graph.json"])
+    node = [node for node in graph["nodes"] if node.get("op") == op][-1]
+    node["spec"] |= spec
+    del manifest["hashes"]
+    write_archive(converted_file, manifest, members | {"graph.json": json.dumps(graph).encode()})
+    with pytest.raises(LaudcError) as caught:
+        laudc.load(converted_file)
     assert "\n" not in str(caught.value)
 
 
