@@ -4,8 +4,8 @@
 
 Batch 1, 224 x 224, float32, random weights (time does not depend on them once the rates are fixed). All variants
 run in one process on the same threads, interleaved in shuffled rounds; the figures are medians. Each call at a rate
-gets fresh masks. torch eager is the static network in inference mode, the faster of its two memory formats, here and in a
-process of its own. OMP_WAIT_POLICY=passive: else torch's idle threads would spin beside TVM's and slow both.
+gets fresh masks. torch eager is the static network in inference mode, the faster of its two memory formats, here and
+in a process of its own. OMP_WAIT_POLICY=passive: else torch's idle threads would spin beside TVM's and slow both.
 """
 
 from __future__ import annotations

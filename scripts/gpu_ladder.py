@@ -2,6 +2,7 @@
 
     python scripts/gpu_ladder.py --build h200      anywhere: build the kernels into the cache ($LAUDC_CACHE)
     python scripts/gpu_ladder.py h200 -o FILE      on the device: climb, write the raw errors as JSON lines
+    python scripts/gpu_ladder.py h200 --table FILE       anywhere: the table of such a file
 
 Where TVM's compiler is absent (only its runtime), the second finds its kernels in the cache of the first.
 """
@@ -30,12 +31,41 @@ CASES = [
 ]
 
 
+def table(target: str, rows: list[dict[str, object]]) -> str:
+    """The worst error of each case and rung as Markdown."""
+    lines = [
+        f"# The equality ladder on {target}",
+        "",
+        f"`python scripts/gpu_ladder.py {target}`: random weights (conditioned), random images and masks, a different mask",
+        "for every sample, poisoned buffers. Errors are the largest difference over the largest magnitude.",
+        "",
+        "| network | paradigm | data type | batch | size | rungs | passed | worst kernel | whole network | bar |",
+        "| --- " * 10 + "|",
+    ]
+    keys = ("network", "paradigm", "dtype", "batch", "size")
+    cases = {tuple(str(row[key]) for key in keys): row for row in rows}
+    for case in cases:
+        own = [row for row in rows if tuple(str(row[key]) for key in keys) == case]
+        worst = {
+            name: max((row for row in own if row["name"] == name), key=lambda row: float(str(row["error"])))
+            for name in ("kernel", "compiled")
+        }
+        cells = [*case, len(own), sum(bool(row["passed"]) for row in own), f"{worst['kernel']['error']:.1e}"]
+        cells += [f"{worst['compiled']['error']:.1e}", f"{worst['compiled']['bar']:.1e}"]
+        lines.append("| " + " | ".join(map(str, cells)) + " |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("target")
     parser.add_argument("--build", action="store_true", help="only build the kernels")
     parser.add_argument("-o", "--output", type=Path, default=Path("gpu-ladder.jsonl"))
+    parser.add_argument("--table", type=Path, help="only print the table of a file of raw errors")
     options = parser.parse_args()
+    if options.table:
+        print(table(options.target, [json.loads(line) for line in options.table.read_text().splitlines()]))
+        return
     import torchvision  # after laudc, which repairs it
 
     from laudc.models import condition_random
