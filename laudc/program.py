@@ -198,7 +198,9 @@ def retype(node: fx.Node, op: Op) -> None:
 
 
 def set_op(program: Program, node: fx.Node, op: Op, operands: tuple[fx.Node, ...]) -> None:
-    """Let a node call another op on other values, under its own name."""
+    """Let a node call another op on other values, under its own name and in the mode of the one before."""
+    before = program.op(node)
+    op.train(program.graph.training if before is None else before.training)
     target = cast(str, node.target)
     shared = sum(1 for other in program.nodes if other.target == target) > 1
     if shared:

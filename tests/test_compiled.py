@@ -153,6 +153,7 @@ def test_an_input_that_does_not_fit_is_refused_in_one_line(compiled: CompiledMod
 def test_masks_that_do_not_fit_are_refused(compiled: CompiledModel) -> None:
     with pytest.raises(InputError, match="there is no masker"):
         compiled(IMAGE, {"nobody": torch.ones(2, 1)})
+    compiled(IMAGE)
     key, mask = next(iter(compiled.decisions.items()))
     with pytest.raises(InputError, match="the masks of"):
         compiled(IMAGE, {key: mask[:1]})

@@ -206,7 +206,7 @@ def test_names_in_a_graph_cannot_become_code(converted_file: Path, tmp_path: Pat
         ("conv2d", {"stride": [0, 0]}),
         ("conv2d", {"kernel": [2**30, 1]}),
         ("conv2d", {"in_channels": 5}),
-        ("mask_rows", {"granularity": 1}),
+        ("mask_rows", {"granularity": 3}),
         ("mask_channels", {"group": 0}),
         ("batch_norm", {"channels": 3}),
     ],
