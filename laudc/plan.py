@@ -119,9 +119,6 @@ def make_plan(
             given = wanted.get(name)
             size = given[index] if given else way.default_granularity(block)
             reason = way.refuse(block, size)
-            remark = None if reason else way.remark(block, size)
-            if remark is not None:
-                refusals.append(Refusal(where=f"{block.name}.{name}", reason=remark))
             if reason is None:
                 decisions.append(Decision(block=block.name, paradigm=name, granularity=size))
             else:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from torch import fx
 
+from laudc.ops._geometry import grid_size
 from laudc.ops.base import Spec
 from laudc.ops.conv2d import Conv2dSpec
+from laudc.ops.mask_rows import MaskRowsSpec
 from laudc.ops.scatter import ScatterSpec
 from laudc.program import Program, type_of, types_of
 
@@ -19,6 +21,10 @@ def verify(program: Program) -> None:
         assert len(operands) == expected, f"%{node.name} reads {len(operands)} values, {op.spec} wants {expected}"
         made = op.spec.results(tuple(type_of(operand) for operand in operands))
         assert made == types_of(node), f"%{node.name} is typed {types_of(node)}, {op.spec} makes {made}"
+        if isinstance(op.spec, MaskRowsSpec):
+            x, mask = (type_of(operand).shape for operand in node.args[:2])
+            grid = grid_size(op.spec.granularity, *x[2:])
+            assert mask[1:] == grid, f"the decisions {list(mask)} of %{node.name} do not cover {list(x)}"
         for name, shape in op.spec.weights().items():
             found = tuple(getattr(op, name).shape)
             assert found == shape, f"%{node.name}.{name} is {found}, {op.spec} wants {shape}"

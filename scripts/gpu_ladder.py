@@ -37,7 +37,7 @@ def table(target: str, rows: list[dict[str, object]]) -> str:
         f"# The equality ladder on {target}",
         "",
         f"`python scripts/gpu_ladder.py {target}`: random weights (conditioned), random images and masks,",
-        "a different mask for every sample, poisoned buffers. Errors are the largest difference over the largest magnitude.",
+        "a different mask for every sample, poisoned buffers. Errors: largest difference over largest magnitude.",
         "",
         "| network | paradigm | data type | batch | size | rungs | passed | worst kernel | whole network | bar |",
         "| --- " * 10 + "|",

@@ -27,10 +27,6 @@ class Paradigm(ABC):
     def refuse(self, block: Block, granularity: int) -> str | None:
         """Why this block cannot be dynamic this way, or None."""
 
-    def remark(self, block: Block, granularity: int) -> str | None:
-        """What the user should know of this choice: that it will be right but save nothing, say."""
-        return None
-
     @abstractmethod
     def units(self, block: Block, granularity: int) -> tuple[int, ...]:
         """The shape of one sample's decisions."""

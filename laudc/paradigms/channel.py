@@ -30,11 +30,6 @@ class Channel(Paradigm):
             return f"{granularity} adjacent channels do not divide the inner width of {block.width}"
         return None
 
-    def remark(self, block: Block, granularity: int) -> str | None:
-        if granularity % block.group_width == 0:
-            return None
-        return f"{granularity} channels a decision are not whole groups of {block.group_width}: its channels run dense"
-
     def units(self, block: Block, granularity: int) -> tuple[int, ...]:
         return (block.width // granularity,)
 
