@@ -32,13 +32,20 @@ def transform(
 
     example_inputs: float32 (B, C, H, W); by default one 224 x 224 image. paradigm: "spatial", "layer", "channel", or
     several joined by "+". granularity: see `laudc.plan`. rate: random masks at that rate stand in for the maskers
-    (1.0: everything on). target: the device it is meant for. seed: of the maskers' weights and the random masks.
+    (1.0: everything on). target: the device it is meant for, noted in its plan. seed: of the maskers'
+    weights and the random masks.
 
     Raises CaptureError (cannot be traced, no residual block), InputError (a bad option).
     """
-    if target is not None:
-        load_target(target)
-    return convert(model, example_inputs, paradigm=paradigm, granularity=granularity, rate=rate, seed=seed)
+    return convert(
+        model,
+        example_inputs,
+        paradigm=paradigm,
+        granularity=granularity,
+        rate=rate,
+        target=None if target is None else load_target(target).name,
+        seed=seed,
+    )
 
 
 def compile(
@@ -60,9 +67,9 @@ def compile(
     Raises InputError, CaptureError, BuildError (no kernel for an operation), ArtifactError (a bad file).
     """
     if isinstance(model, str | Path):
-        from laudc.kernels.artifact import load_converted
+        from laudc.kernels.artifact import read_converted
 
-        model = load_converted(Path(model))
+        model = read_converted(Path(model)).dynamic()
     device = load_target(target) if isinstance(target, str) else target
     chosen = dtype or device.default_dtype
     if chosen not in device.dtypes:
@@ -74,7 +81,12 @@ def compile(
     program, plan = _program(model)
     shape = example_shape(program)
     lowering = lower(
-        program, device, shape=(batch, shape[1], *(size or shape[2:])), dtype=chosen, without=tuple(without)
+        program,
+        device,
+        plan=plan,
+        shape=(batch, shape[1], *(size or shape[2:])),
+        dtype=chosen,
+        without=tuple(without),
     )
     binaries = _build([step.kernel for step in lowering.executable.steps], progress)
     return CompiledModel(
@@ -109,6 +121,6 @@ def load(path: str | Path, *, trust: bool = False) -> DynamicModel | CompiledMod
     cache); `trust=True` uses the binaries inside the file. Raises ArtifactError for a file that is damaged, edited,
     too new or for another CPU.
     """
-    from laudc.kernels.artifact import load as load_artifact
+    from laudc.kernels.artifact import read
 
-    return load_artifact(Path(path), trust=trust)
+    return read(Path(path)).model(trust=trust)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -15,10 +16,11 @@ from laudc.errors import InputError, ToolchainError
 from laudc.kernels.build import Binary
 from laudc.kernels.executable import Executable, make_executable
 from laudc.kernels.run import Runner
+from laudc.passes import Pass
 from laudc.passes.bind_kernels import BindKernels
 from laudc.plan import Plan
 from laudc.program import Program, in_evaluation, input_type, program_for, types_of
-from laudc.rates import executed_rates, stratified_masks
+from laudc.rates import MaskShape, executed_rates, stratified_masks
 from laudc.schedules import Choice
 from laudc.targets import Target
 
@@ -42,6 +44,7 @@ def lower(
     converted: Program,
     target: Target,
     *,
+    plan: Plan | None,
     shape: tuple[int, ...],
     dtype: str,
     without: Sequence[str],
@@ -51,12 +54,17 @@ def lower(
     frozen = in_evaluation(program_for(converted, shape), copy_weights=True)
     typed = program_for(frozen, shape, dtype=dtype)
     _refuse_too_large(typed)
-    passes = (
-        *pipeline.lowering({"target": target}, without=without),
-        BindKernels(target=target, preferred=preferred or {}),
-    )
+    passes = (*passes_for(target, plan, without), BindKernels(target=target, preferred=preferred or {}))
     lowered, steps = pipeline.run(typed, passes)
     return Lowering(converted=frozen, lowered=lowered, steps=steps, executable=make_executable(lowered))
+
+
+def passes_for(target: Target, plan: Plan | None, without: Sequence[str]) -> tuple[Pass, ...]:
+    """The passes that lower a network for a target. A plan's rate is the one to expect."""
+    options: dict[str, object] = {"target": target}
+    if plan is not None and plan.rate is not None:
+        options["expected_rate"] = plan.rate
+    return pipeline.lowering(options, without=without)
 
 
 def _refuse_too_large(program: Program) -> None:
@@ -105,11 +113,10 @@ class CompiledModel:
         self._check(x)
         given = dict(masks or {})
         if self.plan is not None:
-            shapes = mask_shapes(self.lowering.converted, self.plan)
-            check_masks(given, shapes, x.shape[0])
+            check_masks(given, self.mask_shapes, x.shape[0])
             if self.plan.rate is not None:
                 forced = stratified_masks(
-                    shapes, batch=x.shape[0], rate=self.plan.rate, seed=self.plan.seed, call=self._calls
+                    self.mask_shapes, batch=x.shape[0], rate=self.plan.rate, seed=self.plan.seed, call=self._calls
                 )
                 self._calls += 1
                 given = forced | given
@@ -147,6 +154,11 @@ class CompiledModel:
             )
         if x.device.type == "cpu" and not bool(torch.isfinite(x).all()):
             raise InputError("the input holds NaN or infinity", "check how the image was read and normalized")
+
+    @cached_property
+    def mask_shapes(self) -> tuple[MaskShape, ...]:
+        """What masks may be given; none for a static network."""
+        return () if self.plan is None else mask_shapes(self.lowering.converted, self.plan)
 
     @property
     def runner(self) -> Runner:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Mapping
 
 import torch
@@ -22,12 +24,22 @@ def read_blocks(model: nn.Module, example: Tensor | None = None, *, source: Mapp
     """The captured program with its residual blocks. CaptureError if it has none that laudc understands."""
     program = FindBlocks().run(capture(model, example_for(model) if example is None else example, source=source))
     if not program.blocks:
-        why = f": %{program.refusals[0].where}: {program.refusals[0].reason}" if program.refusals else ""
         raise CaptureError(
-            f"{type(model).__name__} has no residual block that laudc understands{why}",
+            f"{type(model).__name__} has no residual block that laudc understands: {_why_none(program)}",
             "choose a network with residual blocks, such as resnet50",
         )
     return program
+
+
+def _why_none(program: Program) -> str:
+    if not program.refusals:
+        return "it adds no value to an earlier one"
+    kinds = Counter(re.sub(r"%\w+", "%", refusal.reason) for refusal in program.refusals)
+    usual, count = kinds.most_common(1)[0]
+    one = next(refusal for refusal in program.refusals if re.sub(r"%\w+", "%", refusal.reason) == usual)
+    return f"at %{one.where}, {one.reason}" + (
+        f" (so it is at {count} of {kinds.total()} additions)" if count > 1 else ""
+    )
 
 
 def convert(
@@ -38,13 +50,20 @@ def convert(
     granularity: str | None = None,
     rate: float | None = None,
     keep_first: bool = False,
+    target: str | None = None,
     seed: int = 0,
     source: Mapping[str, str] | None = None,
 ) -> DynamicModel:
     """The trainable dynamic network. Its mode (train or eval) is the model's."""
     program = read_blocks(model, example, source=source)
     plan = make_plan(
-        program.blocks, paradigm=paradigm, granularity=granularity, rate=rate, keep_first=keep_first, seed=seed
+        program.blocks,
+        paradigm=paradigm,
+        granularity=granularity,
+        rate=rate,
+        keep_first=keep_first,
+        target=target,
+        seed=seed,
     )
     return DynamicModel(InsertMaskers(plan=plan).run(program), plan)
 

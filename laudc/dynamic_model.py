@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from laudc.errors import InputError
-from laudc.flops import BlockMacs, block_macs, static_macs
+from laudc.flops import BlockMacs, block_macs, dense_macs, static_macs
 from laudc.ops._masker import Masker
 from laudc.paradigms import PARADIGMS
 from laudc.plan import Plan
@@ -109,13 +109,8 @@ class DynamicModel(nn.Module):
 
 
 def mask_shapes(program: Program, plan: Plan) -> tuple[MaskShape, ...]:
-    """Every masker's name, units and the multiply-accumulates of its block."""
-    costs = {block.name: 0.0 for block in program.blocks}
-    for node, op in program.ops():
-        name = str(node.meta.get("block", ""))
-        if name in costs and op.spec.name == "conv2d":
-            operands = tuple(value.meta["types"][0] for value in node.all_input_nodes)
-            costs[name] += op.spec.macs(operands)
+    """Every masker's name, units and the multiply-accumulates of its block, per sample."""
+    costs = dense_macs(program)
     stages_seen: set[int] = set()
     shapes = []
     for block in program.blocks:

@@ -18,6 +18,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+_MOST_LISTED = 12
+
 
 class LaudcError(Exception):
     """A fact and what to do about it, in one line."""
@@ -45,7 +47,8 @@ class UnknownName(InputError):
         names = sorted(known)
         near = difflib.get_close_matches(name, names, n=3, cutoff=0.6)
         near = near or [known for known in names if len(name) > 1 and name in known]
-        step = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(names)}"
+        listed = names if len(names) <= _MOST_LISTED else [*names[:_MOST_LISTED], "..."]
+        step = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(listed)}"
         return cls(f"no {kind} {name!r}", step)
 
 

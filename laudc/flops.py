@@ -37,6 +37,15 @@ def static_macs(program: Program) -> float:
     return float(sum(_macs(program, node) for node, op in program.ops() if not _is_masker(op.spec.name)))
 
 
+def dense_macs(program: Program) -> dict[str, float]:
+    """What the convolutions of each block cost with nothing skipped, per sample."""
+    macs = {block.name: 0.0 for block in program.blocks}
+    for node, op in program.ops():
+        if block_of(node) in macs and isinstance(op, Conv2d):
+            macs[block_of(node)] += _macs(program, node)
+    return macs
+
+
 def block_macs(
     program: Program, decisions: Mapping[str, Tensor], *, masker_fused: Container[str] = ()
 ) -> tuple[BlockMacs, ...]:
@@ -44,6 +53,7 @@ def block_macs(
 
     masker_fused: the blocks whose first convolution carries the masker (see `masker_fused`), so runs everywhere.
     """
+    dense = dense_macs(program)
     by_block: dict[str, list[fx.Node]] = {}
     for node, _ in program.ops():
         by_block.setdefault(block_of(node), []).append(node)
@@ -51,7 +61,9 @@ def block_macs(
     for block in program.blocks:
         own = {key: mask for key, mask in decisions.items() if key.rpartition(".")[0] == block.name}
         if own:
-            found.append(_block(program, block, by_block[block.name], own, fused=block.name in masker_fused))
+            found.append(
+                _block(program, block, by_block[block.name], own, dense[block.name], block.name in masker_fused)
+            )
     return tuple(found)
 
 
@@ -72,12 +84,11 @@ def masker_fused(lowered: Program) -> frozenset[str]:
 
 
 def _block(
-    program: Program, block: Block, nodes: list[fx.Node], decisions: Mapping[str, Tensor], *, fused: bool
+    program: Program, block: Block, nodes: list[fx.Node], decisions: Mapping[str, Tensor], dense: float, fused: bool
 ) -> BlockMacs:
     some = next(iter(decisions.values()))
     everything = torch.ones(some.shape[0], device=some.device)
     masker = sum(_macs(program, node) for node in nodes if _is_masker(cast(Conv2d, program.op(node)).spec.name))
-    dense = sum(_macs(program, node) for node in nodes if isinstance(program.op(node), Conv2d))
     executed = everything * masker
     convs = [node for node in nodes if isinstance(program.op(node), Conv2d)]
     branch = [node for node in convs if node.name in block.branch]
@@ -86,7 +97,7 @@ def _block(
         dense_anyway = node not in branch or (fused and node is branch[0])
         share = everything if dense_anyway else walk.share(node)
         executed = executed + _macs(program, node) * share
-    return BlockMacs(name=block.name, dense=float(dense), executed=executed.mean(), masker=float(masker))
+    return BlockMacs(name=block.name, dense=dense, executed=executed.mean(), masker=float(masker))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from laudc import pipeline
-from laudc.compiled import CompiledModel
+from laudc.compiled import CompiledModel, passes_for
 from laudc.dynamic_model import DynamicModel, mask_shapes
 from laudc.errors import EqualityError, InputError
 from laudc.kernels.executable import Step
@@ -32,6 +32,7 @@ from laudc.passes import Pass
 from laudc.plan import Plan
 from laudc.program import Program, in_evaluation, input_type, program_for
 from laudc.rates import stratified_masks
+from laudc.static_network import static_program
 
 _NETWORK_BAR = 1e-4
 _KERNEL_BAR = 1e-5
@@ -92,7 +93,7 @@ def _rungs(model: DynamicModel | CompiledModel, rates: Sequence[float], batch: i
         if batch not in (None, model.shape[0]):
             raise InputError(f"the network was compiled for batch {model.shape[0]}", "verify it at that batch")
         program, plan = model.lowering.converted, model.plan
-        passes = pipeline.lowering({"target": model.target}, without=model.without)
+        passes = passes_for(model.target, plan, model.without)
     else:
         shape = input_type(model.program).shape
         program, plan = program_for(model.program, (batch or 2, *shape[1:])), model.plan
@@ -128,21 +129,6 @@ def _relative(found: Tensor, expected: Tensor) -> float:
 
 
 # ---- 1 to 3: on the reference
-
-
-def static_program(program: Program) -> Program:
-    """The network without its masks: every masked value is read as it was."""
-    clone = program.clone()
-    for node, op in list(clone.ops()):
-        if op.spec.name in ("mask_rows", "mask_channels"):
-            node.replace_all_uses_with(node.all_input_nodes[0])
-    output = clone.graph.graph.output_node()
-    if isinstance(output.args[0], tuple):
-        output.args = (output.args[0][0],)
-    for node in reversed(list(clone.nodes)):
-        if node.op != "output" and not node.users and node.target != "x" and node is not next(iter(clone.nodes)):
-            clone.graph.graph.erase_node(node)
-    return clone.finished()
 
 
 def _static(program: Program, plan: Plan, image: Tensor) -> Rung:
@@ -270,12 +256,12 @@ def _decisions(model: CompiledModel, program: Program, image: Tensor) -> Iterato
 
 
 def _file(model: CompiledModel, image: Tensor, masks: Mapping[str, Tensor]) -> Rung:
-    from laudc.kernels.artifact import load, save
+    from laudc.kernels.artifact import read, save
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "written.laud"
         save(path, model)
-        loaded = load(path, trust=model.target.kind == "cuda")
+        loaded = read(path).model(trust=model.target.kind == "cuda")
     assert isinstance(loaded, CompiledModel)
     error = _relative(_call(loaded, image, masks), _call(model, image, masks))
     return Rung(name="file", where="written, loaded and run", error=error, bar=0.0)

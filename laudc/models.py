@@ -61,14 +61,34 @@ def open_model(name: str, *, seed: int, pretrained: bool = True) -> NamedModel:
 
     Raises InputError; UnknownName with near misses.
     """
+    check_name(name)
     path, _, attribute = name.rpartition(":")
     if path.endswith(".py"):
         return _from_file(Path(path).expanduser(), attribute, name, seed)
-    if name.endswith(".py"):
-        raise InputError(f"{name} names no class", f"write {name}:Class")
     if name.startswith("timm/"):
         return _from_timm(name, seed, pretrained)
     return _from_torchvision(name, seed, pretrained)
+
+
+def check_name(name: str) -> None:
+    """InputError unless there is a network of that name, as far as that shows before its code runs."""
+    path = name.rpartition(":")[0]
+    if name.endswith(".py"):
+        raise InputError(f"{name} names no class", f"write {name}:Class")
+    if path.endswith(".py"):
+        if not Path(path).expanduser().is_file():
+            raise InputError(f"there is no file {path}", "a network of your own is path/file.py:Class")
+    elif name.startswith("timm/"):
+        import timm
+
+        if not timm.is_model(name.removeprefix("timm/")):
+            raise UnknownName.among("model", name, (f"timm/{known}" for known in timm.list_models()))
+    else:
+        from torchvision import models
+
+        known = models.list_models(models)
+        if name not in known:
+            raise UnknownName.among("model", name, [*known, *_timm_twins(name)])
 
 
 def file_stem(name: str) -> str:
@@ -99,9 +119,6 @@ def _source(
 def _from_torchvision(name: str, seed: int, pretrained: bool) -> NamedModel:
     from torchvision import models
 
-    known = models.list_models(models)
-    if name not in known:
-        raise UnknownName.among("model", name, [*known, *_timm_twins(name)])
     with _quiet(seed):
         module = models.get_model(name, weights=None).eval()
     weights = models.get_model_weights(name).DEFAULT
@@ -150,8 +167,6 @@ def _from_timm(name: str, seed: int, pretrained: bool) -> NamedModel:
     import timm
 
     own = name.removeprefix("timm/")
-    if not timm.is_model(own):
-        raise UnknownName.among("model", name, (f"timm/{known}" for known in timm.list_models()))
     try:
         config = timm.models.get_pretrained_cfg(own)
     except RuntimeError as error:  # a tag it does not have
@@ -226,8 +241,6 @@ def _timm_classes(module: nn.Module) -> Sequence[str]:
 
 
 def _from_file(path: Path, attribute: str, name: str, seed: int) -> NamedModel:
-    if not path.is_file():
-        raise InputError(f"there is no file {path}", "a network of your own is path/file.py:Class")
     with _quiet(seed), _importing_beside(path):
         make = _maker(path, attribute)
         module = _tolerant(f"{attribute}() of {path}", make)

@@ -40,6 +40,8 @@ class Plan:
     rate: float | None = None
     keep_first: bool = False
     """Forced masks leave the first block of each stage on."""
+    target: str | None = None
+    """The device it is meant for, where one was named."""
     seed: int = 0
 
     def of(self, block: str) -> tuple[Decision, ...]:
@@ -53,6 +55,7 @@ class Plan:
             "decisions": [[d.block, d.paradigm, d.granularity] for d in self.decisions],
             "rate": self.rate,
             "keep_first": self.keep_first,
+            "target": self.target,
             "seed": self.seed,
         }
 
@@ -65,11 +68,14 @@ class Plan:
                 "decisions": list(rows),
                 "rate": rate,
                 "keep_first": bool(first),
+                "target": str() | None as target,
                 "seed": int(seed),
             }:
                 decisions = tuple(_decision_from(row) for row in rows)
                 checked = None if rate is None else check_rate(rate)
-                return cls(paradigm=paradigm, decisions=decisions, rate=checked, keep_first=first, seed=seed)
+                return cls(
+                    paradigm=paradigm, decisions=decisions, rate=checked, keep_first=first, target=target, seed=seed
+                )
             case _:
                 raise PlanError("the plan lacks a field", "make it again with `laudc convert`")
 
@@ -107,11 +113,13 @@ def make_plan(
     granularity: str | None = None,
     rate: float | None = None,
     keep_first: bool = False,
+    target: str | None = None,
     seed: int = 0,
 ) -> Plan:
     """The plan that the options describe; what a paradigm refuses for a block is noted, with the reason."""
     paradigms = parse_paradigms(paradigm)
-    wanted = _parse_granularity(granularity, paradigms, blocks)
+    parsed = parse_granularity(granularity, paradigms)
+    wanted = {name: _per_block(numbers, blocks) for name, numbers in parsed.items()}
     decisions: list[Decision] = []
     refusals: list[Refusal] = []
     for index, block in enumerate(blocks):
@@ -133,14 +141,13 @@ def make_plan(
         refusals=tuple(refusals),
         rate=checked,
         keep_first=keep_first,
+        target=target,
         seed=seed,
     )
 
 
-def _parse_granularity(
-    text: str | None, paradigms: Mapping[str, Paradigm], blocks: Sequence[Block]
-) -> dict[str, list[int]]:
-    """The numbers for each paradigm, one a block."""
+def parse_granularity(text: str | None, paradigms: Mapping[str, Paradigm]) -> dict[str, list[int]]:
+    """`4-4-2-1+16` -> the numbers for each paradigm that takes some."""
     if text is None:
         return {}
     takers = [name for name, way in paradigms.items() if way.takes_granularity]
@@ -151,16 +158,20 @@ def _parse_granularity(
             f"the granularity {text!r} has {len(parts)} part(s) for {len(takers)} paradigm(s) that take one ({which})",
             "give one part for each, joined by +, such as 4-4-2-1+16",
         )
-    return {name: _per_block(part, blocks) for name, part in zip(takers, parts, strict=True)}
+    return {name: _numbers(part) for name, part in zip(takers, parts, strict=True)}
 
 
-def _per_block(text: str, blocks: Sequence[Block]) -> list[int]:
+def _numbers(text: str) -> list[int]:
     try:
         numbers = [int(number) for number in text.split("-")]
     except ValueError:
         numbers = []
     if not numbers or min(numbers) <= 0:
         raise InputError(f"the granularity {text!r} is not whole numbers above 0", "write it like 4-4-2-1, one a stage")
+    return numbers
+
+
+def _per_block(numbers: list[int], blocks: Sequence[Block]) -> list[int]:
     stages = 1 + max((block.stage for block in blocks), default=0)
     if len(numbers) == 1:
         return numbers * len(blocks)
@@ -169,6 +180,6 @@ def _per_block(text: str, blocks: Sequence[Block]) -> list[int]:
     if len(numbers) == len(blocks):
         return numbers
     raise InputError(
-        f"the granularity {text!r} has {len(numbers)} numbers",
+        f"the granularity {'-'.join(map(str, numbers))!r} has {len(numbers)} numbers",
         f"give 1, {stages} (one a stage) or {len(blocks)} (one a block)",
     )

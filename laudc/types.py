@@ -27,5 +27,13 @@ class TensorType:
     def nbytes(self) -> int:
         return self.numel * DTYPE_BYTES[self.dtype]
 
+    @property
+    def stored(self) -> tuple[int, ...]:
+        """The shape in memory: maps are channels-last."""
+        if len(self.shape) != 4:
+            return self.shape
+        batch, channels, height, width = self.shape
+        return (batch, height, width, channels)
+
     def __str__(self) -> str:
         return f"{self.dtype}[{', '.join(map(str, self.shape))}]"

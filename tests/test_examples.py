@@ -14,7 +14,7 @@ from PIL import Image
 
 import laudc
 from laudc.dynamic_model import DynamicModel
-from laudc.kernels.artifact import describe
+from laudc.kernels.artifact import read
 from laudc.testing import tiny
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -39,7 +39,7 @@ def test_the_example_runs(name: str, tmp_path: Path) -> None:
     assert said.stdout
     assert {path.name for path in tmp_path.iterdir()} == LEAVES[name]
     for path in tmp_path.glob("*.laud"):
-        assert describe(path).kind == ("compiled" if path.name.count(".") > 1 else "converted")
+        assert read(path).kind == ("compiled" if path.name.count(".") > 1 else "converted")
 
 
 def test_the_demo_paints_what_was_computed_and_what_was_skipped() -> None:

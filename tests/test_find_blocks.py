@@ -289,9 +289,9 @@ class LinearBranch(One):
 @pytest.mark.parametrize(
     ("make", "reason"),
     [
-        (ReadTwice, "%relu_1 inside the region is read 2 times"),
-        (ReturnedToo, "%b inside the region is read 2 times"),
-        (Joins, "%mul inside the region joins 2 values"),
+        (ReadTwice, "%relu_1 of its branch is read 2 times"),
+        (ReturnedToo, "%b of its branch is read 2 times"),
+        (Joins, "%mul of its branch joins 2 values"),
         (AddsToItself, "the add does not join two different values"),
         (UnknownOperation, "no pattern: basic: its two paths are nothing | conv2d cos conv2d; bottleneck: its two"),
         (UnknownModule, "no pattern: basic: its two paths are nothing | conv2d Tanh conv2d; bottleneck: its two"),
@@ -300,7 +300,7 @@ class LinearBranch(One):
         (TallStride, "a convolution of the branch has the stride 2x1"),
         (ValidPadding, "a map of 9x9 becomes 7x7 at stride 1: decisions would not line up"),
         (WidthsDiffer, "its inner widths are [4, 12], not one"),
-        (LinearBranch, "%mul inside the region joins 2 values"),
+        (LinearBranch, "%mul of its branch joins 2 values"),
     ],
 )
 def test_a_region_that_is_not_understood_is_refused_with_the_reason(make: type[One], reason: str) -> None:

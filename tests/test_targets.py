@@ -235,8 +235,8 @@ def test_listing_targets_imports_neither_torch_nor_tvm() -> None:
 
 def test_the_table_names_every_target_and_its_peaks() -> None:
     said = CliRunner().invoke(command.COMMAND, []).output
-    lines = {line.split()[0]: line for line in said.splitlines()[1:]}
-    assert sorted(lines) == NAMES
+    lines = {line.split()[0]: line for line in said.splitlines() if line.strip()}
+    assert set(NAMES) <= set(lines)
     assert {"sm_62", "1300", "0.666", "none", "59.7", "float32"} <= set(lines["jetson-tx2"].split())
     assert "detected" in lines["cpu"]
 

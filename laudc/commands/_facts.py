@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from laudc.kernels.artifact import Description
-    from laudc.plan import Plan
-    from laudc.program import Program
+    from laudc.kernels.artifact import LaudFile
+    from laudc.plan import Decision, Plan
+    from laudc.program import Block, Program
 
 UNTRAINED = "maskers untrained: everything runs"
 RANDOM_MASKS = "random masks"
@@ -36,9 +37,9 @@ class BlockFacts:
 
 def block_facts(program: Program, plan: Plan | None) -> list[BlockFacts]:
     """The blocks of a converted program, in order."""
-    from laudc.flops import static_macs
+    from laudc.flops import dense_macs, static_macs
 
-    whole, macs = static_macs(program), _macs_by_block(program)
+    whole, macs = static_macs(program), dense_macs(program)
     return [
         BlockFacts(
             block=block.name,
@@ -46,7 +47,7 @@ def block_facts(program: Program, plan: Plan | None) -> list[BlockFacts]:
             stage=block.stage + 1,
             map="x".join(map(str, block.out_size)),
             stride=block.stride,
-            dynamic_in=_dynamic_in(plan, block.name),
+            dynamic_in=_dynamic_in(plan, block),
             dense_mmacs=round(macs[block.name] / 1e6, 3),
             share=round(macs[block.name] / whole, 4),
         )
@@ -54,21 +55,17 @@ def block_facts(program: Program, plan: Plan | None) -> list[BlockFacts]:
     ]
 
 
-def _macs_by_block(program: Program) -> dict[str, float]:
-    """What the convolutions of each block cost dense, per sample."""
-    from laudc.program import block_of, type_of, types_of
-
-    macs = {block.name: 0.0 for block in program.blocks}
-    for node, op in program.ops():
-        if block_of(node) in macs and op.spec.name == "conv2d":
-            operands = tuple(type_of(value) for value in node.all_input_nodes)
-            macs[block_of(node)] += op.spec.macs(operands) / types_of(node)[0].shape[0]
-    return macs
+def _dynamic_in(plan: Plan | None, block: Block) -> str:
+    return " + ".join(_in_words(decision, block) for decision in (plan.of(block.name) if plan else ()))
 
 
-def _dynamic_in(plan: Plan | None, block: str) -> str:
-    decisions = plan.of(block) if plan else ()
-    return " + ".join(f"{d.paradigm} {d.granularity}" if d.granularity else d.paradigm for d in decisions)
+def _in_words(decision: Decision, block: Block) -> str:
+    from laudc.paradigms import PARADIGMS
+
+    if not decision.granularity:
+        return decision.paradigm
+    alone = math.prod(PARADIGMS[decision.paradigm].units(block, decision.granularity)) == 1
+    return f"{decision.paradigm} {decision.granularity}{' (all or nothing)' if alone else ''}"
 
 
 def block_table(title: str, facts: Sequence[BlockFacts]) -> None:
@@ -118,7 +115,7 @@ def class_names(source: Mapping[str, str]) -> list[str]:
     return [str(name) for name in json.loads(source.get("classes", "[]"))]
 
 
-def refuse_device(found: Description) -> None:
+def refuse_device(found: LaudFile) -> None:
     """ToolchainError where the file was compiled for a GPU that is not here."""
     if found.kind == "compiled":
         from laudc.compiled import check_gpu

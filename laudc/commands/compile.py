@@ -47,7 +47,7 @@ def _compile(
     Without ARTIFACT it takes the one converted .laud file of this folder.
     """
     from laudc import api, pipeline
-    from laudc.kernels.artifact import load_converted, refuse_existing, save
+    from laudc.kernels.artifact import read_converted, refuse_existing, save
     from laudc.report.console import progress
     from laudc.targets import load_target
 
@@ -60,7 +60,7 @@ def _compile(
     refuse_existing(path, force)
     start = time.perf_counter()
     with progress(f"reading {source}") as now:
-        model = load_converted(source)
+        model = read_converted(source).dynamic()
         compiled = api.compile(
             model,
             device,
@@ -80,12 +80,12 @@ COMMAND = _compile
 
 def _only_converted(folder: Path) -> Path:
     """The one file here that can be compiled."""
-    from laudc.kernels.artifact import describe
+    from laudc.kernels.artifact import read
 
     found, damaged = [], []
     for path in sorted(path for path in folder.glob("*.laud") if path.is_file()):
         try:
-            if describe(path).kind == "converted":
+            if read(path).kind == "converted":
                 found.append(path)
         except ArtifactError as error:
             damaged.append(error.fact)

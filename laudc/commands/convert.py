@@ -60,17 +60,18 @@ def _convert(
     """Make MODEL dynamic, and write NAME-PARADIGM.laud here.
 
     MODEL is a name of torchvision (resnet50) or timm (timm/resnet50), or a class in a file of your own
-    (path/net.py:Net), which is called without arguments.
+    (path/net.py:Net, called without arguments, which becomes net-PARADIGM.laud).
     """
     from laudc.convert import convert
     from laudc.kernels.artifact import refuse_existing, save
-    from laudc.models import RANDOM, condition_random, file_stem, open_model
-    from laudc.plan import check_rate, parse_paradigms
+    from laudc.models import RANDOM, check_name, condition_random, file_stem, open_model
+    from laudc.plan import check_rate, parse_granularity, parse_paradigms
     from laudc.report.console import progress
 
-    parse_paradigms(paradigm)
+    parse_granularity(granularity, parse_paradigms(paradigm))
     if rate is not None:
         check_rate(rate)
+    check_name(model)
     path = output or Path(f"{file_stem(model)}-{paradigm}.laud")
     if not dry_run:
         refuse_existing(path, force)
@@ -154,4 +155,6 @@ def _print(dynamic: DynamicModel, facts: list[BlockFacts], refusals: Sequence[Re
     mmacs = dynamic.static_macs() / 1e6
     click.echo(f"{mmacs:.0f} MMACs an image of {height}x{width}, {share:.0f}% of them in blocks that can skip")
     click.echo(f"weights: {weights_words(program.source)}")
+    if plan.keep_first:
+        click.echo("random masks leave the first block of each stage on")
     click.echo(UNTRAINED if plan.rate is None else f"{RANDOM_MASKS} at rate {plan.rate:g} stand in for the maskers")

@@ -14,7 +14,7 @@ from laudc.commands._facts import block_facts, block_table, masker_state, op_cha
 from laudc.errors import ArtifactError, InputError, UnknownName
 
 if TYPE_CHECKING:
-    from laudc.kernels.artifact import Description
+    from laudc.kernels.artifact import LaudFile
     from laudc.plan import Plan
     from laudc.program import Program
 
@@ -31,68 +31,54 @@ def _inspect(artifact: Path, graph: bool, symbol: str | None, as_json: bool) -> 
     """Show the blocks, the plan, the passes that ran, the kernels, sizes, versions and hashes of ARTIFACT."""
     if sum((graph, symbol is not None, as_json)) > 1:
         raise InputError("--graph, --kernel and --json are three answers", "ask for one")
-    if symbol is not None:
-        click.echo(_kernel_source(artifact, symbol))
-        return
-    from laudc.kernels.artifact import describe
+    from laudc.kernels.artifact import read
 
-    found = describe(artifact)
-    program, plan = _read(artifact, found)
+    found = read(artifact)
+    if symbol is not None:
+        click.echo(_kernel_source(found, symbol))
+        return
+    program, plan = found.program, found.plan
     if graph:
         click.echo(found.lowered or program.text(), nl=False)
     elif as_json:
         from laudc.report.console import print_json
 
-        print_json(_facts(artifact, found, program, plan))
+        print_json(_facts(found, program, plan))
     else:
-        _print(artifact, found, program, plan)
+        _print(found, program, plan)
 
 
 COMMAND = _inspect
 
 
-def _read(artifact: Path, found: Description) -> tuple[Program, Plan | None]:
-    """The converted program, its weights included, and the plan."""
-    from laudc.kernels.archive import read_archive
-    from laudc.kernels.graph_file import program_from
-    from laudc.plan import Plan
-
-    program = program_from(found.graph, read_archive(artifact, kernels=False)[1]["weights.safetensors"])
-    plan = found.manifest.get("plan")
-    return program, None if plan is None else Plan.from_json(plan)
-
-
-def _kernel_source(artifact: Path, symbol: str) -> str:
-    from laudc.kernels.archive import read_archive
-
-    _, members = read_archive(artifact)
-    sources = {Path(name).stem: content for name, content in members.items() if name.endswith(_SOURCES)}
+def _kernel_source(found: LaudFile, symbol: str) -> str:
+    sources = {Path(name).stem: content for name, content in found.members.items() if name.endswith(_SOURCES)}
     if not sources:
-        raise InputError(f"{artifact} holds no kernels", "give a file that `laudc compile` wrote")
+        raise InputError(f"{found.path} holds no kernels", "give a file that `laudc compile` wrote")
     if symbol not in sources:
         raise UnknownName.among("kernel", symbol, sources)
     return sources[symbol].decode()
 
 
-def _facts(artifact: Path, found: Description, program: Program, plan: Plan | None) -> dict[str, Any]:
+def _facts(found: LaudFile, program: Program, plan: Plan | None) -> dict[str, Any]:
     return {
-        "file": str(artifact),
-        "bytes": artifact.stat().st_size,
+        "file": str(found.path),
+        "bytes": found.path.stat().st_size,
         **{key: value for key, value in found.manifest.items() if key != "plan"},
         "source": dict(program.source),
         "maskers": masker_state(program),
         "plan": None if plan is None else plan.to_json(),
         "blocks": [asdict(one) for one in block_facts(program, plan)],
         "refused": [asdict(refusal) for refusal in program.refusals],
-        "members": dict(found.members),
+        "members": {name: len(content) for name, content in found.members.items()},
     }
 
 
-def _print(artifact: Path, found: Description, program: Program, plan: Plan | None) -> None:
+def _print(found: LaudFile, program: Program, plan: Plan | None) -> None:
     from laudc.report.console import table
 
     manifest = found.manifest
-    table(f"{artifact}: {found.kind}", ("what", ""), _head(artifact, found, program, plan))
+    table(f"{found.path}: {found.kind}", ("what", ""), _head(found, program, plan))
     block_table("blocks", block_facts(program, plan))
     if program.refusals:
         table("left static", ("where", "why"), [(refusal.where, refusal.reason) for refusal in program.refusals])
@@ -100,27 +86,28 @@ def _print(artifact: Path, found: Description, program: Program, plan: Plan | No
         if found.kind == "compiled":
             _print_compiled(found)
     except (KeyError, TypeError) as error:
-        raise ArtifactError(f"{artifact} lacks {error} in its manifest", "compile it again") from error
+        raise ArtifactError(f"{found.path} lacks {error} in its manifest", "compile it again") from error
     groups: Counter[str] = Counter()
-    for name, size in found.members:
-        groups[name if "/" not in name else f"kernels/*{Path(name).suffix}"] += size
+    for name, content in found.members.items():
+        groups[name if "/" not in name else f"kernels/*{Path(name).suffix}"] += len(content)
     table("members", ("member", "MB", "sha256"), [
         (name, round(size / 1e6, 3), manifest["hashes"].get(name, "")[:_SHORT]) for name, size in groups.items()
     ])  # fmt: skip
 
 
-def _head(artifact: Path, found: Description, program: Program, plan: Plan | None) -> list[tuple[str, str]]:
+def _head(found: LaudFile, program: Program, plan: Plan | None) -> list[tuple[str, str]]:
     manifest, source = found.manifest, program.source
     lines = [
         ("model", f"{source.get('model', 'unknown')} ({source.get('library', 'library unknown')})"),
         ("weights", weights_words(source)),
         ("maskers", masker_state(program)),
         ("made by", ", ".join(f"{name} {number}" for name, number in manifest["versions"].items())),
-        ("size", f"{artifact.stat().st_size / 1e6:.1f} MB"),
+        ("size", f"{found.path.stat().st_size / 1e6:.1f} MB"),
     ]
     if plan is not None:
         rate = "the maskers decide" if plan.rate is None else f"random masks at rate {plan.rate:g}"
-        lines.append(("plan", f"{plan.paradigm}, {rate}, seed {plan.seed}"))
+        meant = f", meant for {plan.target}" if plan.target else ""
+        lines.append(("plan", f"{plan.paradigm}, {rate}, seed {plan.seed}{meant}"))
     if found.kind == "compiled":
         device = manifest["target"]
         made_on = f", made on {manifest['cpu']['name']}" if manifest.get("cpu") else ""
@@ -134,10 +121,10 @@ def _head(artifact: Path, found: Description, program: Program, plan: Plan | Non
     return lines
 
 
-def _print_compiled(found: Description) -> None:
+def _print_compiled(found: LaudFile) -> None:
     from laudc.report.console import table
 
-    sizes = {Path(name).stem: size for name, size in found.members if name.endswith(_SOURCES)}
+    sizes = {Path(name).stem: len(content) for name, content in found.members.items() if name.endswith(_SOURCES)}
     calls = Counter(step["kernel"] for step in found.manifest["steps"])
     table("passes", ("pass", "what changed"), [
         (step["name"], op_change_words(step["op_change"]) if step["changed"] else "nothing")

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import statistics
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -20,13 +19,14 @@ if TYPE_CHECKING:
 
     from laudc.compiled import CompiledModel
     from laudc.dynamic_model import DynamicModel
-    from laudc.kernels.artifact import Description
+    from laudc.kernels.artifact import LaudFile
     from laudc.plan import Plan
     from laudc.program import Program
 
     Model: TypeAlias = DynamicModel | CompiledModel
 
 _TOP = 5
+_OURS = "laudc"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +40,8 @@ class _Outcome:
     """How many images the last batch lacked."""
     median_ms: float
     """Of one call."""
+    static_ms: Mapping[str, float]
+    """The same of the static network on torch, by variant; none where nothing is skipped."""
     masker_fused: frozenset[str]
     """Blocks whose first convolution runs everywhere, because it carries the masker."""
 
@@ -50,38 +52,50 @@ class _Outcome:
 @_options.rate
 @click.option("--repeat", type=click.IntRange(min=1), default=10, help="Calls that the time is the median of.")
 @_options.trust
-@_options.seed
+@click.option("--seed", type=int, help="Of the random masks.", show_default="the plan's")
 @_options.as_json
 def _run(
-    artifact: Path, images: tuple[Path, ...], rate: float | None, repeat: int, trust: bool, seed: int, as_json: bool
+    artifact: Path,
+    images: tuple[Path, ...],
+    rate: float | None,
+    repeat: int,
+    trust: bool,
+    seed: int | None,
+    as_json: bool,
 ) -> None:
     """Run IMAGES through ARTIFACT: the five best classes, what share of each block ran, and the time.
 
-    A compiled file runs its kernels. A converted one runs dense and masked on torch: the same numbers, nothing saved.
+    A compiled file runs its kernels, and is timed beside the static network on torch. A converted one runs dense and
+    masked on torch: the same numbers, nothing saved.
     """
-    from laudc.kernels.artifact import describe, load
+    from laudc.kernels.artifact import read
     from laudc.plan import check_rate
     from laudc.report.console import print_json, progress
 
     if rate is not None:
         check_rate(rate)
-    found = describe(artifact)
+    found = read(artifact)
     refuse_device(found)
-    shape = _input_shape(artifact, found)
+    shape = _input_shape(found)
     inputs = _read_images(images, found, shape)
+    plan = found.plan
+    nominal = _nominal(plan, rate)
     with progress(f"loading {artifact}") as now:
-        model = load(artifact, trust=trust)
+        model = found.model(trust=trust)
         now("running")
-        program, plan = _parts(model)
-        nominal = _nominal(plan, rate)
         outcome = _measured(
-            model, inputs, batch=shape[0] if found.kind == "compiled" else 1, rate=nominal, seed=seed, repeat=repeat
+            model,
+            inputs,
+            batch=shape[0] if found.kind == "compiled" else 1,
+            rate=nominal,
+            seed=_seed(plan, seed),
+            repeat=repeat,
         )
     facts = _facts(artifact, images, model, outcome, nominal=nominal, repeat=repeat)
     if as_json:
         print_json(facts)
     else:
-        _print(program, plan, outcome, images, facts)
+        _print(_parts(model)[0], plan, outcome, images, facts)
 
 
 COMMAND = _run
@@ -90,17 +104,17 @@ COMMAND = _run
 # ---- before anything runs
 
 
-def _input_shape(artifact: Path, found: Description) -> tuple[int, ...]:
+def _input_shape(found: LaudFile) -> tuple[int, ...]:
     """(B, C, H, W)."""
     try:
         given = found.manifest["shape"] if found.kind == "compiled" else found.graph["nodes"][0]["input"][0]
         batch, channels, height, width = map(int, given)
     except (KeyError, IndexError, TypeError, ValueError) as error:
-        raise ArtifactError(f"{artifact} does not say what it reads", "make it again") from error
+        raise ArtifactError(f"{found.path} does not say what it reads", "make it again") from error
     return batch, channels, height, width
 
 
-def _read_images(images: Sequence[Path], found: Description, shape: tuple[int, ...]) -> Tensor:
+def _read_images(images: Sequence[Path], found: LaudFile, shape: tuple[int, ...]) -> Tensor:
     import torch
 
     from laudc.preprocess import Preprocessing, load_image
@@ -123,6 +137,10 @@ def _nominal(plan: Plan | None, rate: float | None) -> float | None:
     return rate if rate is not None or plan is None else plan.rate
 
 
+def _seed(plan: Plan | None, seed: int | None) -> int:
+    return seed if seed is not None else plan.seed if plan is not None else 0
+
+
 # ---- running
 
 
@@ -131,6 +149,7 @@ def _measured(model: Model, inputs: Tensor, *, batch: int, rate: float | None, s
 
     from laudc.compiled import CompiledModel
     from laudc.flops import masker_fused
+    from laudc.timing import interleaved_ms
 
     padded = -len(inputs) % batch
     whole = torch.cat([inputs, inputs[-1:].expand(padded, -1, -1, -1)])
@@ -140,15 +159,18 @@ def _measured(model: Model, inputs: Tensor, *, batch: int, rate: float | None, s
             masks = _masks(model, batch, rate, seed, call)
             outputs.append(_call(model, images, masks))
             decided.append({key: mask.cpu() for key, mask in model.decisions.items()})
-        images, masks = whole[:batch], _masks(model, batch, rate, seed, 0)
-        times_ms = [_timed_ms(model, images, masks) for _ in range(repeat)]
+        images = whole[:batch]
+        pool = [_masks(model, batch, rate, seed, call) for call in range(repeat)]
+        variants = {_OURS: lambda call: _call(model, images, pool[call]), **_static_variants(model, images)}
+        samples = interleaved_ms(variants, rounds=repeat)
     keys = decided[0]
     fused = masker_fused(model.lowering.lowered) if isinstance(model, CompiledModel) else frozenset[str]()
     return _Outcome(
         outputs=torch.cat(outputs)[: len(inputs)],
         decisions={key: torch.cat([one[key] for one in decided])[: len(inputs)] for key in keys},
         padded=padded,
-        median_ms=statistics.median(times_ms),
+        median_ms=statistics.median(samples.pop(_OURS)),
+        static_ms={name: statistics.median(times_ms) for name, times_ms in samples.items()},
         masker_fused=fused,
     )
 
@@ -171,10 +193,23 @@ def _call(model: Model, images: Tensor, masks: Mapping[str, Tensor] | None) -> T
     return out.float().cpu()  # also waits for the device
 
 
-def _timed_ms(model: Model, images: Tensor, masks: Mapping[str, Tensor] | None) -> float:
-    start = time.perf_counter()
-    _call(model, images, masks)
-    return 1e3 * (time.perf_counter() - start)
+def _static_variants(model: Model, images: Tensor) -> dict[str, Callable[[int], object]]:
+    """The static network on torch, in the precision of the compiled one, on its device."""
+    import torch
+
+    from laudc.compiled import CompiledModel
+    from laudc.static_network import in_torch
+
+    if not isinstance(model, CompiledModel):
+        return {}
+    dtype = torch.float16 if model.dtype == "float16" else torch.float32
+    networks = in_torch(model.lowering.converted, dtype=dtype, device=model.target.kind)
+    x = images.to(model.target.kind)
+
+    def timed(network: Callable[[Tensor], Tensor]) -> Callable[[int], object]:
+        return lambda call: network(x).float().cpu()
+
+    return {name: timed(network) for name, network in networks.items()}
 
 
 # ---- what is said
@@ -190,6 +225,7 @@ def _facts(
     compiled = model if isinstance(model, CompiledModel) else None
     rates = executed_rates(outcome.decisions)
     static, executed = _macs(program, outcome)
+    best_static = min(outcome.static_ms, key=outcome.static_ms.__getitem__, default=None)
     units = sum(mask.numel() for mask in outcome.decisions.values())
     on = sum(rates[key] * mask.numel() for key, mask in outcome.decisions.items())
     return {
@@ -207,6 +243,8 @@ def _facts(
         "padded": outcome.padded,
         "median_ms": round(outcome.median_ms, 3),
         "repeat": repeat,
+        "static": best_static,
+        "static_ms": None if best_static is None else round(outcome.static_ms[best_static], 3),
         "images": [
             {"image": str(path), "top": _top(output, class_names(program.source))}
             for path, output in zip(images, outcome.outputs, strict=True)
@@ -271,5 +309,9 @@ def _print_summary(plan: Plan | None, facts: Mapping[str, Any]) -> None:
     click.echo(
         f"{facts['median_ms']} ms a call of {facts['batch']}, median of {facts['repeat']}{label}, on {facts['runs_on']}"
     )
-    if facts["runs_on"] == "torch, dense and masked":
+    if facts["static_ms"] is None:
         click.echo("nothing is skipped there: compile it to save the time")
+        return
+    ratio = facts["median_ms"] / facts["static_ms"]
+    verdict = "faster" if ratio < 1 else "SLOWER than doing all the work"
+    click.echo(f"the static network on {facts['static']}: {facts['static_ms']} ms, ratio {ratio:.2f}, {verdict}")

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import asdict
+from typing import Any
 
 import click
 
+from laudc.commands import _options
 from laudc.kernels.toolchain import CudaCompiler, Missing, find_compiler
 from laudc.targets import TARGETS, Target
 
-_WIDE = 200  # characters, where no terminal sets a width
 _LLVM = "LLVM, in TVM"
 
 
 @click.command("targets", short_help="List the devices that can be compiled for.")
-@click.option("--json", "as_json", is_flag=True, help="Every fact, as JSON.")
+@_options.as_json
 def _list_targets(as_json: bool) -> None:
     """List the devices that can be compiled for, their peaks, and the compiler that is here for each.
 
@@ -24,7 +24,9 @@ def _list_targets(as_json: bool) -> None:
     """
     targets = list(TARGETS.values())
     if as_json:
-        click.echo(json.dumps([_record(target) for target in targets], indent=2))
+        from laudc.report.console import print_json
+
+        print_json([_record(target) for target in targets])
     else:
         _print_table(targets)
 
@@ -32,7 +34,7 @@ def _list_targets(as_json: bool) -> None:
 COMMAND = _list_targets
 
 
-def _record(target: Target) -> dict[str, object]:
+def _record(target: Target) -> dict[str, Any]:
     compiler = _compiler(target)
     missing = str(compiler) if isinstance(compiler, Missing) else None
     return {
@@ -50,22 +52,15 @@ def _compiler(target: Target) -> str | CudaCompiler | Missing:
 
 
 def _print_table(targets: Iterable[Target]) -> None:
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
+    from laudc.report.console import table
 
-    table = Table("target", "device", "arch", box=None, pad_edge=False, header_style="bold")
-    for heading in ("SMs", "MHz", "fp32 TFLOP/s", "fp16 tensor TFLOP/s", "GB/s"):
-        table.add_column(heading, justify="right")
-    for heading in ("default", "compiler here"):
-        table.add_column(heading)
+    peaks = ("SMs", "MHz", "fp32 TFLOP/s", "fp16 tensor TFLOP/s", "GB/s")
+    rows = []
     for target in targets:
         compiler = _compiler(target)
         here = f"missing: {compiler.how_to_get}" if isinstance(compiler, Missing) else str(compiler)
-        words = (target.name, target.title, target.arch, *_peaks(target), target.default_dtype, here)
-        table.add_row(*map(escape, words))
-    console = Console()
-    Console(width=None if console.is_terminal else _WIDE).print(table)
+        rows.append((target.name, target.title, target.arch, *_peaks(target), target.default_dtype, here))
+    table("targets", ("target", "device", "arch", *peaks, "default", "compiler here"), rows)
 
 
 def _peaks(target: Target) -> tuple[str, ...]:

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from laudc import __version__
 from laudc.compiled import CompiledModel, Lowering, lower
@@ -29,21 +30,140 @@ from laudc.plan import Plan
 from laudc.program import Program
 from laudc.targets import Target
 
-__all__ = ["Description", "describe", "load", "load_converted", "refuse_existing", "save"]
+__all__ = ["LaudFile", "read", "read_converted", "refuse_existing", "save"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Description:
-    """What a file says of itself."""
+class LaudFile:
+    """A file that was read, every hash checked; nothing of it has run."""
 
+    path: Path
     kind: str
     """ "converted" or "compiled"."""
     manifest: dict[str, Any]
-    graph: dict[str, Any]
-    lowered: str
-    """The lowered program's text; empty before it is compiled."""
-    members: tuple[tuple[str, int], ...]
-    """Names and sizes in bytes."""
+    members: dict[str, bytes]
+
+    @property
+    def graph(self) -> dict[str, Any]:
+        """The converted graph as JSON says it."""
+        return cast("dict[str, Any]", json.loads(self.members["graph.json"]))
+
+    @property
+    def lowered(self) -> str:
+        """The lowered program's text; empty before it is compiled."""
+        return self.members.get("lowered.txt", b"").decode()
+
+    @property
+    def program(self) -> Program:
+        """The converted program, its weights included."""
+        with self._blamed():
+            return program_from(self.graph, self.members["weights.safetensors"])
+
+    @property
+    def plan(self) -> Plan | None:
+        """None for a static network."""
+        with self._blamed():
+            plan = self.manifest["plan"]
+            return None if plan is None else Plan.from_json(plan)
+
+    def model(self, *, trust: bool = False) -> DynamicModel | CompiledModel:
+        """What the file holds. `trust` uses the binaries inside it instead of building the kernels again."""
+        if self.kind == "converted":
+            return self.dynamic()
+        program, plan = self.program, self.plan
+        with self._blamed():
+            return self._compiled(program, plan, trust=trust)
+
+    def dynamic(self) -> DynamicModel:
+        """The trainable network of a converted file, in evaluation mode."""
+        plan = self.plan
+        if plan is None:
+            raise ArtifactError(f"{self.path} lacks its plan", "make it again")
+        return DynamicModel(self.program, plan).eval()
+
+    @contextmanager
+    def _blamed(self) -> Iterator[None]:
+        """What the manifest lacks is the file's fault."""
+        try:
+            yield
+        except LaudcError:
+            raise
+        except (KeyError, TypeError, ValueError) as error:
+            detail = f"{type(error).__name__}: {error}"
+            raise ArtifactError(f"{self.path} lacks what a {self.kind} file has ({detail})", "make it again") from error
+
+    def _compiled(self, program: Program, plan: Plan | None, *, trust: bool) -> CompiledModel:
+        manifest = self.manifest
+        target, without = Target.from_json(manifest["target"]), tuple(manifest["without"])
+        preferred = {str(step["name"]): {str(step["schedule"]): dict(step["choice"])} for step in manifest["steps"]}
+        shape, dtype = tuple(manifest["shape"]), manifest["dtype"]
+        lowering = lower(program, target, plan=plan, shape=shape, dtype=dtype, without=without, preferred=preferred)
+        if lowering.lowered.digest != manifest["lowered"]:
+            made_by = manifest["versions"]["laudc"]
+            raise ArtifactError(
+                f"{self.path} was lowered by another laudc ({made_by}, this is {__version__})", "compile it again"
+            )
+        kernels = [step.kernel for step in lowering.executable.steps]
+        binaries = self._shipped(lowering) if trust else build_all(kernels)
+        return CompiledModel(
+            plan=plan, target=target, dtype=dtype, without=without, lowering=lowering, binaries=binaries
+        )
+
+    def _shipped(self, lowering: Lowering) -> dict[str, Binary]:
+        """The file's own binaries, for the kernels this laudc would ask for in their place."""
+        facts = self.manifest["kernels"]
+        if self.manifest["cpu"] is not None:
+            _refuse_other_cpu(self.path, self.manifest["cpu"])
+        names = {step["name"]: str(step["kernel"]) for step in self.manifest["steps"]}
+        binaries = {}
+        for step in lowering.executable.steps:
+            symbol = names[step.name]
+            if facts[symbol]["key"] != step.kernel.key:
+                raise ArtifactError(
+                    f"{self.path}: its kernels were made by another laudc",
+                    "load it without trust, or compile it again",
+                )
+            stem = f"kernels/{symbol}"
+            source = self.members.get(f"{stem}.cu") or self.members.get(f"{stem}.py") or b""
+            binaries[step.kernel.key] = Binary(
+                source=source.decode(),
+                library=self.members[f"{stem}.so"],
+                cubin=self.members.get(f"{stem}.cubin", b""),
+                registers=int(facts[symbol]["registers"]),
+                spill_bytes=int(facts[symbol]["spill_bytes"]),
+                note=str(facts[symbol]["note"]),
+            )
+        return binaries
+
+
+def read(path: Path) -> LaudFile:
+    """The file, if it is whole, unedited and not too new; InputError where there is none."""
+    manifest, members = read_archive(path)
+    kind = manifest.get("kind")
+    if kind not in ("converted", "compiled"):
+        raise ArtifactError(f"{path} holds something {kind!r}, which this laudc does not know", "pip install -U laudc")
+    if not {"graph.json", "weights.safetensors"} <= members.keys():
+        raise ArtifactError(f"{path} lacks what a .laud file has", "make it again")
+    return LaudFile(path=path, kind=kind, manifest=manifest, members=members)
+
+
+def read_converted(path: Path) -> LaudFile:
+    """The same of an uncompiled file; InputError for a compiled one."""
+    found = read(path)
+    if found.kind != "converted":
+        raise InputError(f"{path} is {found.kind} already", "give the file that `laudc convert` wrote")
+    return found
+
+
+def _refuse_other_cpu(path: Path, made_for: Mapping[str, Any]) -> None:
+    cpu = detect_cpu()
+    lacking = sorted(set(made_for["features"]) - set(cpu.features))
+    if lacking or made_for["triple"] != cpu.triple:
+        what = ", ".join(lacking[:3]) or cpu.triple
+        raise ArtifactError(
+            f"{path} was compiled for a {made_for['name']}; this CPU lacks {what}",
+            "load it without trust: kernels are then built for this CPU",
+        )
 
 
 def save(path: Path, model: DynamicModel | CompiledModel, *, force: bool = False) -> None:
@@ -123,109 +243,3 @@ def _kernel_members(model: CompiledModel) -> dict[str, bytes]:
         if binary.cubin:
             members[f"{stem}.cubin"] = binary.cubin
     return members
-
-
-def describe(path: Path) -> Description:
-    """What the file holds, without building anything; damage is found all the same."""
-    manifest, members = read_archive(path)
-    if manifest.get("kind") not in ("converted", "compiled") or "graph.json" not in members:
-        raise ArtifactError(f"{path} lacks what a .laud file has", "make it again")
-    return Description(
-        kind=str(manifest["kind"]),
-        manifest=manifest,
-        graph=json.loads(members["graph.json"]),
-        lowered=members.get("lowered.txt", b"").decode(),
-        members=tuple((name, len(content)) for name, content in members.items()),
-    )
-
-
-def load_converted(path: Path) -> DynamicModel:
-    """The trainable model of an uncompiled file; InputError for a compiled one."""
-    found = load(path, only="converted")
-    assert isinstance(found, DynamicModel)
-    return found
-
-
-def load(path: Path, *, trust: bool = False, only: str = "") -> DynamicModel | CompiledModel:
-    """The model in the file. `trust` uses the binaries inside it instead of building the kernels again."""
-    manifest, members = read_archive(path, kernels=trust)
-    kind = manifest.get("kind")
-    if kind not in ("converted", "compiled"):
-        raise ArtifactError(f"{path} holds something {kind!r}, which this laudc does not know", "pip install -U laudc")
-    if only and kind != only:
-        raise InputError(f"{path} is {kind} already", "give the file that `laudc convert` wrote")
-    try:
-        program = program_from(json.loads(members["graph.json"]), members["weights.safetensors"])
-        plan = None if manifest["plan"] is None else Plan.from_json(manifest["plan"])
-        if kind == "converted" and plan is not None:
-            return DynamicModel(program, plan).eval()
-        return _load_compiled(path, manifest, members, program, plan, trust=trust)
-    except LaudcError:
-        raise
-    except (KeyError, TypeError, ValueError) as error:
-        detail = f"{type(error).__name__}: {error}"
-        raise ArtifactError(f"{path} lacks what a {kind} file has ({detail})", "make it again") from error
-
-
-def _load_compiled(
-    path: Path,
-    manifest: Mapping[str, Any],
-    members: Mapping[str, bytes],
-    program: Program,
-    plan: Plan | None,
-    *,
-    trust: bool,
-) -> CompiledModel:
-    target, without = Target.from_json(manifest["target"]), tuple(manifest["without"])
-    preferred = {str(step["name"]): {str(step["schedule"]): dict(step["choice"])} for step in manifest["steps"]}
-    shape, dtype = tuple(manifest["shape"]), manifest["dtype"]
-    lowering = lower(program, target, shape=shape, dtype=dtype, without=without, preferred=preferred)
-    if lowering.lowered.digest != manifest["lowered"]:
-        made_by = manifest["versions"]["laudc"]
-        raise ArtifactError(
-            f"{path} was lowered by another laudc ({made_by}, this is {__version__})", "compile it again"
-        )
-    kernels = [step.kernel for step in lowering.executable.steps]
-    binaries = _shipped(path, manifest, members, lowering) if trust else build_all(kernels)
-    return CompiledModel(
-        plan=plan, target=target, dtype=manifest["dtype"], without=without, lowering=lowering, binaries=binaries
-    )
-
-
-def _shipped(
-    path: Path, manifest: Mapping[str, Any], members: Mapping[str, bytes], lowering: Lowering
-) -> dict[str, Binary]:
-    """The file's own binaries, for the kernels this laudc would ask for in their place."""
-    if manifest["cpu"] is not None:
-        _refuse_other_cpu(path, manifest["cpu"])
-    names = {step["name"]: str(step["kernel"]) for step in manifest["steps"]}
-    binaries = {}
-    for step in lowering.executable.steps:
-        symbol = names[step.name]
-        if manifest["kernels"][symbol]["key"] != step.kernel.key:
-            raise ArtifactError(
-                f"{path}: its kernels were made by another laudc", "load it without trust, or compile it again"
-            )
-        stem = f"kernels/{symbol}"
-        source = members.get(f"{stem}.cu") or members.get(f"{stem}.py") or b""
-        kept = manifest["kernels"][symbol]
-        binaries[step.kernel.key] = Binary(
-            source=source.decode(),
-            library=members[f"{stem}.so"],
-            cubin=members.get(f"{stem}.cubin", b""),
-            registers=int(kept["registers"]),
-            spill_bytes=int(kept["spill_bytes"]),
-            note=str(kept["note"]),
-        )
-    return binaries
-
-
-def _refuse_other_cpu(path: Path, made_for: Mapping[str, Any]) -> None:
-    cpu = detect_cpu()
-    lacking = sorted(set(made_for["features"]) - set(cpu.features))
-    if lacking or made_for["triple"] != cpu.triple:
-        what = ", ".join(lacking[:3]) or cpu.triple
-        raise ArtifactError(
-            f"{path} was compiled for a {made_for['name']}; this CPU lacks {what}",
-            "load it without trust: kernels are then built for this CPU",
-        )

@@ -3,7 +3,8 @@
     <cache>/ab/abcdef...      32 bytes of sha256 over the rest, then the rest
 
 An entry whose hash does not match is a miss, so a damaged disk or an interrupted copy costs a recompile and no more.
-The cache is only ever a saving: a folder that cannot be written keeps nothing, and nothing fails for it.
+The cache is only ever a saving: a folder that cannot be written keeps nothing, and nothing fails for it (a user
+without any folder is asked to name one).
 """
 
 from __future__ import annotations

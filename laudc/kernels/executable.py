@@ -204,8 +204,3 @@ def _first_gap(taken: list[tuple[int, int]], size: int) -> int:
             return offset
         offset = max(offset, end)
     return offset
-
-
-def value_bytes(executable: Executable) -> int:
-    """What all values would take without sharing; the arena takes `arena_bytes`."""
-    return sum(result.type.nbytes for step in executable.steps for result in step.results)

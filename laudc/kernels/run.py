@@ -20,7 +20,6 @@ from torch import Tensor
 from laudc.errors import BuildError, InputError
 from laudc.kernels.build import Binary
 from laudc.kernels.executable import Executable, Step, Value
-from laudc.types import TensorType
 
 Function = Callable[..., object]
 
@@ -116,7 +115,7 @@ class Runner:
 
     def _view(self, value: Value) -> Tensor:
         """The bytes of a value, in the shape that kernels see: a map is channels-last."""
-        return self._bytes(value).view(_TORCH[value.type.dtype]).view(stored_shape(value.type))
+        return self._bytes(value).view(_TORCH[value.type.dtype]).view(value.type.stored)
 
     def _bytes(self, value: Value) -> Tensor:
         return self._arena[value.offset : value.offset + value.type.nbytes]
@@ -125,14 +124,6 @@ class Runner:
 def _one_device(device: str) -> torch.device:
     """The device, and on a machine with several GPUs which."""
     return torch.device("cuda", torch.cuda.current_device()) if device == "cuda" else torch.device(device)
-
-
-def stored_shape(type_: TensorType) -> tuple[int, ...]:
-    """The shape in memory: maps are channels-last."""
-    if len(type_.shape) != 4:
-        return type_.shape
-    batch, channels, height, width = type_.shape
-    return (batch, height, width, channels)
 
 
 def named_weights(step: Step) -> dict[str, Tensor]:

@@ -2,10 +2,35 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from torch import Tensor
 
 from laudc.ops._decide import Masks, decide
-from laudc.ops.base import Op, Spec
+from laudc.ops._geometry import patch_size
+from laudc.ops.base import Op, Operands, Spec
+from laudc.types import TensorType
+
+
+@dataclass(frozen=True, kw_only=True)
+class PatchSpec(Spec):
+    """One decision a patch. `granularity` counts output pixels of the block, 0 is the whole map; `stride` is the
+    block's."""
+
+    key: str
+    granularity: int
+    stride: int = 1
+
+    def patch(self, height: int, width: int) -> tuple[int, int]:
+        """The input pixels one decision looks at."""
+        side = self.granularity * self.stride
+        return patch_size(side, height), patch_size(side, width)
+
+    def results(self, operands: Operands) -> tuple[TensorType, ...]:
+        batch, _, height, width = operands[0].shape
+        patch = self.patch(height, width)
+        mask = TensorType(shape=(batch, -(-height // patch[0]), -(-width // patch[1])), dtype="float32")
+        return (mask, mask)
 
 
 class Masker(Op):

@@ -10,30 +10,13 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from laudc.ops._geometry import patch_means, patch_size
-from laudc.ops._masker import Masker
-from laudc.ops.base import Operands, Spec
-from laudc.types import TensorType
+from laudc.ops._geometry import patch_means
+from laudc.ops._masker import Masker, PatchSpec
 
 
 @dataclass(frozen=True, kw_only=True)
-class PatchDecisionSpec(Spec):
+class PatchDecisionSpec(PatchSpec):
     name = "patch_decision"
-
-    key: str
-    granularity: int
-    stride: int = 1
-
-    def patch(self, height: int, width: int) -> tuple[int, int]:
-        """The input pixels one decision looks at."""
-        side = self.granularity * self.stride
-        return patch_size(side, height), patch_size(side, width)
-
-    def results(self, operands: Operands) -> tuple[TensorType, ...]:
-        batch, _, height, width = operands[0].shape
-        patch = self.patch(height, width)
-        mask = TensorType(shape=(batch, -(-height // patch[0]), -(-width // patch[1])), dtype="float32")
-        return (mask, mask)
 
 
 class PatchDecision(Masker):

@@ -1,7 +1,7 @@
 """The spatial and layer masker: the mean of each patch, a 1x1 convolution to two logits (LAUDNet, section 3.2).
 
-Two results: the decisions (B, GH, GW) and the keep logits (keep minus drop), float32. `granularity` counts output
-pixels of the block; 0 is the whole map, which makes it the layer masker. `stride` is the block's.
+Two results: the decisions (B, GH, GW) and the keep logits (keep minus drop), float32. A granularity of 0 makes it
+the layer masker.
 """
 
 from __future__ import annotations
@@ -11,36 +11,25 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from laudc.ops._geometry import patch_means, patch_size
-from laudc.ops._masker import Masker
-from laudc.ops.base import Operands, Spec
+from laudc.ops._geometry import patch_means
+from laudc.ops._masker import Masker, PatchSpec
+from laudc.ops.base import Operands
 from laudc.types import TensorType
 
 
 @dataclass(frozen=True, kw_only=True)
-class PatchMaskerSpec(Spec):
+class PatchMaskerSpec(PatchSpec):
     name = "patch_masker"
 
-    key: str
     channels: int
-    granularity: int
-    stride: int = 1
 
     def weights(self) -> Mapping[str, tuple[int, ...]]:
         return {"weight": (2, self.channels), "bias": (2,)}
 
-    def patch(self, height: int, width: int) -> tuple[int, int]:
-        """The input pixels one decision looks at."""
-        side = self.granularity * self.stride
-        return patch_size(side, height), patch_size(side, width)
-
     def results(self, operands: Operands) -> tuple[TensorType, ...]:
         if operands[0].shape[1] != self.channels:
             raise ValueError(f"{self} does not read {operands[0]}")
-        batch, _, height, width = operands[0].shape
-        patch = self.patch(height, width)
-        mask = TensorType(shape=(batch, -(-height // patch[0]), -(-width // patch[1])), dtype="float32")
-        return (mask, mask)
+        return super().results(operands)
 
     def macs(self, operands: Operands) -> int:
         return 2 * self.channels * self.results(operands)[0].numel

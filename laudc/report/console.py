@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import TypeAlias
 
 from rich.box import SIMPLE_HEAD
+from rich.cells import cell_len
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -21,20 +22,35 @@ from rich.text import Text
 Json: TypeAlias = "bool | int | float | str | Sequence[Json] | Mapping[str, Json] | None"
 
 _PIPED_WIDTH = 10_000
+_GAP = 3  # characters between two columns
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Prints `rows` below `title`; a column of numbers stands on the right."""
+    """Prints `rows` below `title`; a column of numbers stands on the right. No word is ever broken."""
     cells = [list(row) for row in rows]
+    written = [[column, *(str(row[index]) for row in cells)] for index, column in enumerate(columns)]
+    console = Console(width=None if sys.stdout.isatty() else _PIPED_WIDTH, highlight=False)
+    widths = _widths(written, console.width - _GAP * len(columns))
+    console.width = max(console.width, sum(widths) + _GAP * len(columns))
     grid = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for index, column in enumerate(columns):
+    for index, (column, width) in enumerate(zip(columns, widths, strict=True)):
         numbers = bool(cells) and all(isinstance(row[index], int | float) for row in cells)
-        grid.add_column(Text(column), justify="right" if numbers else "left", overflow="fold")
+        grid.add_column(Text(column), justify="right" if numbers else "left", width=width)
     for row in cells:
         grid.add_row(*(Text(str(cell)) for cell in row))
-    console = Console(width=None if sys.stdout.isatty() else _PIPED_WIDTH, highlight=False)
     console.print(Text(title, style="bold"))
     console.print(grid)
+
+
+def _widths(columns: Sequence[Sequence[str]], room: int) -> list[int]:
+    """Of each column at least its longest word; what room is left goes to the columns in order."""
+    widths = [max(cell_len(word) for text in column for word in (text.split() or [""])) for column in columns]
+    spare = max(room - sum(widths), 0)
+    for index, column in enumerate(columns):
+        wanted = min(spare, max(map(cell_len, column)) - widths[index])
+        widths[index] += wanted
+        spare -= wanted
+    return widths
 
 
 def print_json(value: Json) -> None:

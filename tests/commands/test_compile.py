@@ -17,7 +17,7 @@ import laudc.api
 import laudc.targets
 from laudc.compiled import CompiledModel
 from laudc.kernels.archive import read_archive
-from laudc.kernels.artifact import describe, load
+from laudc.kernels.artifact import read
 
 Cli = Callable[..., Any]
 """A command line -> `Said`, of conftest.py."""
@@ -46,7 +46,7 @@ def test_it_takes_the_one_converted_file_and_says_which(cli: Cli, converted: Pat
     assert (said.exit_code, said.err) == (0, "")
     assert said.out.startswith("compiling tiny-spatial.laud, the only converted file here\n")
     assert "wrote tiny-spatial.cpu.laud" in said.out
-    model = load(folder / "tiny-spatial.cpu.laud")
+    model = read(folder / "tiny-spatial.cpu.laud").model()
     assert isinstance(model, CompiledModel)
     assert model.shape == (1, 3, 32, 32)
     assert cli("compile", "--target", "cpu", "--force").exit_code == 0  # the compiled one beside it is no candidate
@@ -67,7 +67,7 @@ def test_a_fusion_can_be_left_out(cli: Cli, converted: Path) -> None:
     facts = json.loads(said.out)
     assert facts["without"] == ["gather-conv"]
     assert "fuse_gather_conv" not in [step["name"] for step in facts["passes"]]
-    assert describe(Path(facts["file"])).manifest["without"] == ["gather-conv"]
+    assert read(Path(facts["file"])).manifest["without"] == ["gather-conv"]
 
 
 def test_a_batch_and_a_target_file_of_ones_own(cli: Cli, converted: Path, folder: Path) -> None:

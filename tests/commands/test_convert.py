@@ -12,7 +12,7 @@ import torch
 
 import laudc.models
 from laudc.dynamic_model import DynamicModel
-from laudc.kernels.artifact import load
+from laudc.kernels.artifact import read
 
 Cli = Callable[..., Any]
 """A command line -> `Said`, of conftest.py."""
@@ -25,7 +25,7 @@ def new_files(folder: Path) -> list[str]:
 
 
 def loaded(path: str) -> DynamicModel:
-    model = load(Path(path))
+    model = read(Path(path)).model()
     assert isinstance(model, DynamicModel)
     return model
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from laudc.kernels.artifact import describe, load_converted
+from laudc.kernels.artifact import read, read_converted
 
 Cli = Callable[..., Any]
 """A command line -> `Said`, of conftest.py."""
@@ -30,7 +30,7 @@ def test_a_compiled_file_shows_passes_and_kernels(cli: Cli, compiled: Path) -> N
     said = cli("inspect", str(compiled))
     lines = [line.split() for line in said.out.splitlines()]
     assert ["fold_batchnorm", "-4", "batch_norm"] in lines
-    kernels = describe(compiled).manifest["kernels"]
+    kernels = read(compiled).manifest["kernels"]
     shown = {line[0]: line for line in lines if line and line[0] in kernels}
     assert shown.keys() == kernels.keys()
     assert all(int(line[-1]) > 100 for line in shown.values())  # bytes of source
@@ -49,12 +49,12 @@ def test_json_holds_it_all(cli: Cli, compiled: Path) -> None:
 
 
 def test_the_graph_is_the_program(cli: Cli, converted: Path, compiled: Path) -> None:
-    assert cli("inspect", str(converted), "--graph").out == load_converted(converted).program.text()
-    assert cli("inspect", str(compiled), "--graph").out == describe(compiled).lowered
+    assert cli("inspect", str(converted), "--graph").out == read_converted(converted).dynamic().program.text()
+    assert cli("inspect", str(compiled), "--graph").out == read(compiled).lowered
 
 
 def test_a_kernel_shows_its_source(cli: Cli, compiled: Path) -> None:
-    symbol = next(name for name in describe(compiled).manifest["kernels"] if name.startswith("conv2d"))
+    symbol = next(name for name in read(compiled).manifest["kernels"] if name.startswith("conv2d"))
     assert "def kernel" in cli("inspect", str(compiled), "--kernel", symbol).out
 
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
+
+import laudc.timing
 
 Cli = Callable[..., Any]
 """A command line -> `Said`, of conftest.py."""
@@ -27,7 +30,25 @@ def test_classes_rates_and_time(cli: Cli, compiled: Path) -> None:
     lines = said.out.splitlines()
     assert sum(line.strip().startswith("class ") for line in lines) == 1 + 5  # a heading and the best five
     assert "maskers untrained: everything runs" in said.out
-    assert lines[-1].endswith("ms a call of 1, median of 3, on kernels for cpu")
+    assert lines[-2].endswith("ms a call of 1, median of 3, on kernels for cpu")
+    assert re.fullmatch(
+        r"the static network on torch(, channels_last)?: [\d.]+ ms, ratio [\d.]+, "
+        r"(faster|SLOWER than doing all the work)",
+        lines[-1],
+    )
+
+
+@pytest.mark.parametrize(("ours_ms", "verdict"), [(2.0, "ratio 0.50, faster"), (8.0, "ratio 2.00, SLOWER than")])
+def test_a_dynamic_network_that_is_slower_is_called_so(
+    ours_ms: float, verdict: str, cli: Cli, compiled: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def measured(variants: Mapping[str, object], *, rounds: int) -> dict[str, list[float]]:
+        assert rounds == 2
+        return {name: [ours_ms if name == "laudc" else 4.0 + index] for index, name in enumerate(variants, -1)}
+
+    monkeypatch.setattr(laudc.timing, "interleaved_ms", measured)
+    assert verdict in cli("run", str(compiled), "photo.png", "--repeat", "2").out.splitlines()[-1]
+    assert facts(cli, str(compiled), "photo.png")["static_ms"] == 4.0
 
 
 def test_forced_masks_are_labelled_and_cost_less(cli: Cli, compiled: Path) -> None:
