@@ -81,9 +81,11 @@ def _path(node: fx.Node, entry: fx.Node) -> tuple[fx.Node, ...] | str:
     path: list[fx.Node] = []
     while node is not entry:
         if len(node.users) > 1:
-            return f"%{node.name} inside the region is read {len(node.users)} times"
+            return f"%{node.name} of its branch is read {len(node.users)} times"
+        if not node.all_input_nodes:
+            return f"its branch reads {str(node.target).strip('_')!r}, which is no value of the network"
         if len(node.all_input_nodes) != 1:
-            return f"%{node.name} inside the region joins {len(node.all_input_nodes)} values"
+            return f"%{node.name} of its branch joins {len(node.all_input_nodes)} values"
         path.append(node)
         node = node.all_input_nodes[0]
     return tuple(reversed(path))

@@ -64,8 +64,10 @@ def _update(program: Program, node: fx.Node) -> None:
 
 def why_not_overwritten(program: Program, value: fx.Node, by: fx.Node) -> str | None:
     """The reason why a value's buffer cannot be given up to the node that updates it."""
-    if value.op != "call_module":
+    if value.op == "placeholder":
         return "it is the caller's tensor"
+    if value.op != "call_module":
+        return "it is one of several results"
     if value in by.args[:-1]:
         return "the update itself reads it"
     for user in value.users:
