@@ -13,7 +13,6 @@ import os
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -27,11 +26,12 @@ import laudc
 from laudc.compiled import CompiledModel
 from laudc.dynamic_model import mask_shapes
 from laudc.flops import block_macs, static_macs
-from laudc.models import open_model
 from laudc.plan import Plan
 from laudc.preprocess import Preprocessing, load_image
 from laudc.program import Program
 from laudc.rates import stratified_masks
+from laudc.static_network import in_torch
+from laudc.timing import interleaved_ms
 
 OUTPUT = Path(__file__).resolve().parent.parent / "demo-output"
 RATE = 0.5
@@ -68,15 +68,15 @@ def measure(compiled: CompiledModel, plan: Plan) -> None:
     masks = {
         rate: stratified_masks(mask_shapes(program, plan), batch=1, rate=rate, seed=plan.seed) for rate in (1.0, RATE)
     }
-    eager = open_model("resnet50", seed=plan.seed, pretrained=False).module
-    ways: dict[str, Callable[[], object]] = {
-        "torch eager, static": lambda: eager(image),
-        "laudc cpu, rate 1 (every mask on)": lambda: compiled(image, masks[1.0]),
-        f"laudc cpu, rate {RATE} (random masks)": lambda: compiled(image, masks[RATE]),
+    static = in_torch(program, dtype=torch.float32, device="cpu")
+    variants: dict[str, Callable[[int], object]] = {
+        **{f"static, {name}": lambda _, network=network: network(image) for name, network in static.items()},
+        "laudc cpu, rate 1 (every mask on)": lambda _: compiled(image, masks[1.0]),
+        f"laudc cpu, rate {RATE} (random masks)": lambda _: compiled(image, masks[RATE]),
     }
-    with torch.no_grad():
-        times_ms = measured_ms(ways)
-    costs = [static_macs(program), *(executed_macs(program, masks[rate]) for rate in (1.0, RATE))]
+    with torch.inference_mode():
+        times_ms = interleaved_ms(variants, rounds=CALLS)
+    costs = [static_macs(program)] * len(static) + [executed_macs(program, masks[rate]) for rate in (1.0, RATE)]
     rows = [
         {"what": what, "ms": round(statistics.median(ms), 1), "least_ms": round(min(ms), 1), "mmacs": round(macs / 1e6)}
         for (what, ms), macs in zip(times_ms.items(), costs, strict=True)
@@ -84,18 +84,6 @@ def measure(compiled: CompiledModel, plan: Plan) -> None:
     report(rows, program, plan)
     compiled(image, masks[RATE])
     picture(photograph(image, record), compiled.decisions, program, plan).save(OUTPUT / "skipped.png")
-
-
-def measured_ms(ways: Mapping[str, Callable[[], object]]) -> dict[str, list[float]]:
-    """The ways take turns, so that a busy moment of the machine meets all of them."""
-    times: dict[str, list[float]] = {what: [] for what in ways}
-    for turn in range(CALLS + 2):
-        for what, work in ways.items():
-            start = time.perf_counter()
-            work()
-            if turn >= 2:  # the first ones warm up
-                times[what].append(1e3 * (time.perf_counter() - start))
-    return times
 
 
 def executed_macs(program: Program, masks: Mapping[str, Tensor]) -> float:
@@ -113,7 +101,6 @@ def report(rows: Sequence[Mapping[str, object]], program: Program, plan: Plan) -
         "batch": 1,
         "threads": torch.get_num_threads(),
         "calls": CALLS,
-        "omp_wait_policy": os.environ.get("OMP_WAIT_POLICY", "torch's own"),
         "load_average": round(os.getloadavg()[0], 1),
         "torch": torch.__version__,
     }

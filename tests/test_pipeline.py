@@ -8,10 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import timm
 import torch
 from torch import Tensor, nn
-from torchvision import models
 
 from laudc.capture import capture
 from laudc.errors import InputError
@@ -26,7 +24,6 @@ from laudc.pipeline import lowering, optional_passes, ordered, run
 from laudc.program import Program, set_op
 from laudc.testing import (
     Residual,
-    TinyNet,
     conditioned,
     conv_norm,
     converted,
@@ -342,36 +339,3 @@ def test_a_dropped_file_is_a_pattern(drop: Drop) -> None:
         lowered, _ = run(program, lowering())
         assert lowered.refusals == ()
         same_at_all_rates(program, lowered)
-
-
-# ---- the ladder on real networks
-
-
-LADDER: dict[str, Callable[[], nn.Module]] = {
-    "resnet18": lambda: models.resnet18(weights=None),
-    "resnet34": lambda: models.resnet34(weights=None),
-    "resnet50": lambda: models.resnet50(weights=None),
-    "resnet101": lambda: models.resnet101(weights=None),
-    "resnext50": lambda: models.resnext50_32x4d(weights=None),
-    "wide_resnet50": lambda: models.wide_resnet50_2(weights=None),
-    "dilated_resnet50": lambda: models.resnet50(weights=None, replace_stride_with_dilation=[False, True, True]),
-    "timm_resnet26d": lambda: timm.create_model("resnet26d"),
-    "hand_written": TinyNet,
-}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", LADDER)
-@pytest.mark.parametrize(("paradigm", "batch"), [("spatial", 5), ("channel", 5), ("layer", 1), ("spatial+channel", 1)])
-def test_skipping_computes_what_masking_computes(name: str, paradigm: str, batch: int) -> None:
-    model = conditioned(LADDER[name])
-    x = random_images(batch, 3, 200, 232)
-    program = converted(model, x[:1], paradigm=paradigm)
-    lowered, _ = run(program, lowering())
-    assert lowered.refusals == ()
-    for rate in (0, 0.1, 0.5, 1):
-        masks = random_masks_like(program, rate=rate, batch=batch)
-        same_output(program, lowered, x, masks)
-        if rate == 1:
-            with torch.no_grad():
-                assert relative_error(program(x, masks)[0], model(x)) <= 1e-5
