@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -152,7 +153,7 @@ class CompiledModel:
                 f"the input is on {x.device.type}, compiled for {self.target.kind}",
                 f"move it with x.to({self.target.kind!r})",
             )
-        if x.device.type == "cpu" and not bool(torch.isfinite(x).all()):
+        if x.device.type == "cpu" and not np.isfinite(x.detach().numpy()).all():  # torch's threads would spin on
             raise InputError("the input holds NaN or infinity", "check how the image was read and normalized")
 
     @cached_property

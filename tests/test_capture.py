@@ -27,6 +27,7 @@ from laudc.testing import (
     tiny,
 )
 
+FAST = {"resnet18", "timm_resnet26d"}
 LIBRARY: dict[str, Callable[[], nn.Module]] = {
     "resnet18": lambda: models.resnet18(weights=None),
     "resnet50": lambda: models.resnet50(weights=None),
@@ -151,7 +152,7 @@ HAND_WRITTEN: list[type[HandWritten]] = [
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow) if name.startswith("wide") else name for name in LIBRARY]
+    "name", [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in LIBRARY]
 )
 def test_a_library_network_becomes_ops_under_its_own_names(name: str) -> None:
     model = conditioned(LIBRARY[name])
@@ -247,7 +248,9 @@ def test_a_default_argument_keeps_its_default() -> None:
 # ---- training
 
 
-@pytest.mark.parametrize("name", ["resnet18", "timm_resnet26d", *WITH_NORM_ACT])
+@pytest.mark.parametrize(
+    "name", ["resnet18", *(pytest.param(name, marks=pytest.mark.slow) for name in ["timm_resnet26d", *WITH_NORM_ACT])]
+)
 def test_training_moves_every_norms_statistics_as_the_network_does(name: str) -> None:
     model = conditioned((LIBRARY | WITH_NORM_ACT)[name])
     graph = capture(model, random_images(2, 3, 64, 64)).graph.train()

@@ -28,7 +28,9 @@ def compiled(dynamic: DynamicModel) -> CompiledModel:
     return laudc.compile(dynamic, "cpu", batch=2)
 
 
-@pytest.mark.parametrize("paradigm", PARADIGMS)
+@pytest.mark.parametrize(
+    "paradigm", ["spatial", *(pytest.param(name, marks=pytest.mark.slow) for name in PARADIGMS if name != "spatial")]
+)
 def test_it_equals_dense_and_masked_given_the_decisions(paradigm: str) -> None:
     model = laudc.transform(conditioned(TinyNet), IMAGE, paradigm=paradigm).eval()
     network = laudc.compile(model, "cpu", batch=3)
@@ -41,6 +43,7 @@ def test_it_equals_dense_and_masked_given_the_decisions(paradigm: str) -> None:
         assert relative_error(found, wanted.detach()) <= 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fusion", ["gather-conv", "scatter-add", "masker-conv", "conv-add"])
 def test_it_stays_equal_with_a_fusion_left_out(dynamic: DynamicModel, fusion: str) -> None:
     network = laudc.compile(dynamic, "cpu", batch=2, without=[fusion])

@@ -329,6 +329,7 @@ def test_channels_work_with_everything_else(case: Case) -> None:
     check(case)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", DEPTHWISE_CASES.values(), ids=DEPTHWISE_CASES)
 def test_a_depthwise_convolution_works_with_everything_else(case: Case) -> None:
     check(case)

@@ -19,6 +19,7 @@ from laudc.program import Block, Program
 from laudc.testing import Residual, TinyNet, conv_norm, random_images, tiny
 
 THREE_FOUR_SIX_THREE = [*["layer1"] * 3, *["layer2"] * 4, *["layer3"] * 6, *["layer4"] * 3]
+FAST = {"resnet18", "timm_resnet26d"}
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], str, list[int], list[int]]] = {
     # how it is made, its pattern, blocks a stage, strides of the first block of each stage
     "resnet18": (lambda: models.resnet18(weights=None), "basic", [2, 2, 2, 2], [1, 2, 2, 2]),
@@ -68,7 +69,7 @@ def only_reason(program: Program) -> str:
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow) if name.startswith("wide") else name for name in NETWORKS]
+    "name", [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in NETWORKS]
 )
 def test_every_block_of_a_known_network_is_found(name: str) -> None:
     _, pattern, blocks_a_stage, first_strides = NETWORKS[name]

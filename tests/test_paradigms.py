@@ -216,10 +216,10 @@ def test_training_decides_hard_and_teaches_the_maskers(paradigm: str) -> None:
     ("make", "paradigm"),
     [
         (lambda: models.resnet18(weights=None), "spatial+channel+layer"),
-        (lambda: models.resnet50(weights=None), "spatial"),
-        (lambda: models.resnext50_32x4d(weights=None), "channel"),
-        (lambda: timm.create_model("resnet26d"), "spatial+channel+layer"),
-        (lambda: timm.create_model("regnetx_002"), "layer"),
+        pytest.param(lambda: models.resnet50(weights=None), "spatial", marks=pytest.mark.slow),
+        pytest.param(lambda: models.resnext50_32x4d(weights=None), "channel", marks=pytest.mark.slow),
+        pytest.param(lambda: timm.create_model("resnet26d"), "spatial+channel+layer", marks=pytest.mark.slow),
+        pytest.param(lambda: timm.create_model("regnetx_002"), "layer", marks=pytest.mark.slow),
     ],
     ids=["resnet18", "resnet50", "resnext50", "timm_resnet26d", "timm_regnetx"],
 )

@@ -55,6 +55,7 @@ def test_nms_keeps_what_brute_force_keeps(count: int, iou_threshold: float) -> N
     assert kept.tolist() == brute_force(boxes.tolist(), scores.tolist(), iou_threshold)
 
 
+@pytest.mark.slow
 def test_timm_imports_after_laudc() -> None:
     run("import laudc, timm; timm.create_model('resnet18')" + HOOK_IS_GONE)
 
@@ -64,6 +65,7 @@ def test_a_part_of_torchvision_imports_after_laudc() -> None:
     run("import laudc; from torchvision import models; models.resnet18()" + HOOK_IS_GONE)
 
 
+@pytest.mark.slow
 def test_torchvision_imports_and_computes_after_laudc() -> None:
     run("""
 import laudc, torch, torchvision

@@ -14,6 +14,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -55,7 +56,7 @@ class Runner:
                 f"move it with x.to({str(self._device)!r})",
             )
         with self._lock, self._in_turn():
-            _logical(self._image).copy_(x)
+            self._take(x)
             for step, (function, arguments) in zip(self.executable.steps, self._calls, strict=True):
                 function(*arguments)
                 if step.masker in masks:
@@ -81,7 +82,7 @@ class Runner:
         """A run in which every call writes over poison, and `watch` sees its operands and results (copies on the
         CPU, in their logical shape; an operand that is updated in place as it was before)."""
         with self._lock, self._in_turn():
-            _logical(self._image).copy_(x)
+            self._take(x)
             for step, (function, arguments) in zip(self.executable.steps, self._calls, strict=True):
                 in_place = len(step.operands) < len(step.op.spec.operands)
                 read = (*step.operands, *step.results) if in_place else step.operands
@@ -93,6 +94,14 @@ class Runner:
                 watch(step, operands, tuple(self.value(value) for value in step.results))
                 if step.masker in masks:
                     self._decided[step.masker][0].copy_(masks[step.masker])
+
+    def _take(self, x: Tensor) -> None:
+        """Copy the input in. On a CPU without torch's threads: they would spin for milliseconds beside TVM's."""
+        image = _logical(self._image)
+        if self._device.type == "cpu":
+            np.copyto(image.numpy(), x.numpy(), casting="same_kind")
+        else:
+            image.copy_(x)
 
     def poison(self) -> None:
         """Fill every buffer with NaN, so that a value nobody computed shows."""
