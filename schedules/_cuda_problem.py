@@ -2,6 +2,7 @@
 
     Conv2dSpec  (B, C, H, W)      one row of work an output pixel
     Conv2dSpec, gathered          a 1x1 over the matrix that the list's rows were copied to
+                with groups       a 1 x taps over the same matrix: every tap is a pixel
     LinearSpec  (B, ..., K)       a 1x1 over a map one pixel wide
 
 The batch alone stays symbolic: it is read from the first argument.
@@ -138,14 +139,16 @@ def _linear(work: Work, spec: LinearSpec) -> Problem:
 
 def _conv2d(work: Work, spec: Conv2dSpec) -> Problem:
     batch, out_height, out_width = spec.out_map(work.operands)
-    # What gather copied is a 1x1 over as many pixels as the list has rows.
-    channels = spec.in_channels * spec.taps if spec.gathered else spec.in_channels
-    height, width = (out_height, out_width) if spec.gathered else work.operands[0].shape[2:]
+    gathered = spec.gathered
+    # What gather copied of a row is one pixel, or with groups a pixel a tap, side by side.
+    kernel = (1, 1 if spec.groups == 1 else spec.taps) if gathered else spec.kernel
+    channels = spec.in_channels * spec.taps // math.prod(kernel)
+    height, width = (out_height, out_width * kernel[1]) if gathered else work.operands[0].shape[2:]
     decisions = work.operands[spec.operands.index("channels")].shape[1] - 1 if "channels" in spec.operands else 0
     return Problem(
         dtype=work.dtype,
         batch=batch,
-        x_dims=(channels,) if spec.gathered else (height, width, channels),
+        x_dims=work.operands[0].shape[1:] if gathered else (height, width, channels),
         out_dims=(spec.out_channels,) if spec.compact else (out_height, out_width, spec.out_channels),
         height=height,
         width=width,
@@ -153,16 +156,16 @@ def _conv2d(work: Work, spec: Conv2dSpec) -> Problem:
         out_height=out_height,
         out_width=out_width,
         columns=spec.out_channels,
-        kernel=(1, 1) if spec.gathered else spec.kernel,
-        stride=(1, 1) if spec.gathered else spec.stride,
-        top_left=(0, 0) if spec.gathered else (spec.padding[0], spec.padding[2]),
-        padded=not spec.gathered and any(spec.padding),
-        dilation=(1, 1) if spec.gathered else spec.dilation,
+        kernel=kernel,
+        stride=(1, 1) if gathered else spec.stride,
+        top_left=(0, 0) if gathered else (spec.padding[0], spec.padding[2]),
+        padded=not gathered and any(spec.padding),
+        dilation=(1, 1) if gathered else spec.dilation,
         groups=spec.groups,
         bias=spec.bias,
         activation=spec.activation,
         rows=spec.rows,
-        gathered=spec.gathered,
+        gathered=gathered,
         compact=spec.compact,
         residual=spec.residual,
         channels_in=spec.channels_in,
@@ -188,8 +191,8 @@ def _contradiction(spec: Conv2dSpec) -> str | None:
     channel_lists = spec.channels_in > 0 or spec.channels_out > 0
     if (spec.gathered or spec.compact) and not spec.rows:
         return "a gathered or compact matrix needs a row list"
-    if spec.gathered and (channel_lists or spec.groups != 1):
-        return "a gathered matrix has neither channel lists nor groups"
+    if spec.gathered and channel_lists:
+        return "a gathered matrix has no channel lists"
     if spec.masker and (spec.rows or channel_lists or spec.groups != 1 or spec.residual != "none"):
         return "a masker's column goes with a plain convolution only"
     if spec.residual == "in_place" and (not spec.rows or spec.compact):

@@ -21,9 +21,16 @@ def row_count(p: Problem, rows: tirx.Buffer, batch: Number) -> Number:
     return rows[batch] if p.rows else batch * p.pixels
 
 
-def row_span(p: Problem, rows: tirx.Buffer, sample: Number) -> tuple[Number, Number]:
-    """Where one sample's rows of work begin and end."""
+def row_span(p: Problem, rows: tirx.Buffer, batch: Number, sample: Number) -> tuple[Number, Number]:
+    """Where the rows of work begin and end that tiles are cut from: one sample's, or all."""
+    if not p.per_sample:
+        return (0, row_count(p, rows, batch))
     return (rows[sample], rows[sample + 1]) if p.rows else (sample * p.pixels, (sample + 1) * p.pixels)
+
+
+def row_tiles(p: Problem, batch: Number, bm: int) -> Number:
+    """How many tiles of `bm` rows there are when every row is on."""
+    return batch * -(-p.pixels // bm) if p.per_sample else (batch * p.pixels + bm - 1) // bm
 
 
 def row_at(p: Problem, rows: tirx.Buffer, batch: Number, position: Number, end: Number) -> Number:
@@ -44,7 +51,7 @@ def window_left(p: Problem, row: Number) -> Number:
 def window_start(p: Problem, position: Number, row: Number) -> Number:
     """The pixel of x, counted over the batch, that the window begins at; it may lie outside the image."""
     if p.gathered:
-        return position
+        return position * p.taps
     if p.taps == 1 and p.stride == (1, 1) and not p.padded:
         return row
     sample = T.truncdiv(row, p.pixels)

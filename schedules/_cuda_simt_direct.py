@@ -1,5 +1,6 @@
 # mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators
-# The functions below are TVMScript: TVM reads their text, Python never runs them.
+# mypy: disable-error-code="name-defined"
+# The functions below are TVMScript: TVM reads their text, Python never runs them. Annotations of arguments are buffers.
 """Grouped convolutions whose groups are too thin for a tile: every thread sums on its own, no shared stages.
 
     a thread: `vector` neighbouring columns of one group x `tall` rows; a weight is read once for all its rows
@@ -18,8 +19,8 @@ from laudc.schedules._cuda_problem import Problem
 from laudc.schedules._cuda_rows import (
     FAR,
     row_at,
-    row_count,
     row_span,
+    row_tiles,
     tap_down,
     tap_inside,
     tap_right,
@@ -27,7 +28,7 @@ from laudc.schedules._cuda_rows import (
     window_start,
     window_top,
 )
-from laudc.schedules._cuda_tir import batch_of, module_of, out_shape, sized
+from laudc.schedules._cuda_tir import arguments_of, flat, module_of
 from laudc.schedules._pointwise import pointwise
 
 THREADS = 128
@@ -63,16 +64,9 @@ def direct_module(p: Problem, strip: Strip) -> IRModule:
     down = THREADS // across
     bm = down * tall
     column_tiles = -(-units // across)
-    row_tiles = -(-p.pixels // bm)
-    names = p.decisions + 1
-    columns, pixels, per_sample, dtype = p.columns, p.pixels, p.per_sample, p.dtype
+    sample_tiles = -(-p.pixels // bm)
+    per_sample, dtype = p.per_sample, p.dtype
     listed_units = max(p.channels_out // vec, 1)
-
-    def blocks(batch):
-        return column_tiles * (batch * row_tiles if per_sample else (batch * pixels + bm - 1) // bm)
-
-    def span_of(rows, batch, sample):
-        return row_span(p, rows, sample) if per_sample else (0, row_count(p, rows, batch))
 
     def unit_limit(kept):
         return T.min(units, kept * listed_units) if p.channels_out else units
@@ -90,34 +84,25 @@ def direct_module(p: Problem, strip: Strip) -> IRModule:
     together = p.kernel[1] if p.kernel[1] * (tall * own + vec) <= MOST_HELD else 1
     over_taps = T.unroll if p.depth <= UNROLLED else T.serial
 
-    def added(residual, out):
-        return residual if p.residual == "dense" else out
+    args = arguments_of(p, (p.depth, p.columns), p.columns)
 
     @T.prim_func
     def kernel(
-        x_arg: T.handle,
-        rows_arg: T.handle,
-        channels_arg: T.handle,
-        residual_arg: T.handle,
-        weight_arg: T.handle,
-        bias_arg: T.handle,
-        out_arg: T.handle,
+        x: args.x,
+        rows: args.rows,
+        channels: args.channels,
+        residual: args.residual,
+        weight: args.weight,
+        bias: args.bias,
+        out: args.out,
     ) -> None:
-        lead = T.int32()
-        x = T.match_buffer(x_arg, sized(lead, p.x_dims), dtype, align=16)
-        rows = T.match_buffer(rows_arg, (lead * (pixels + 1) + 1,), "int32")
-        channels = T.match_buffer(channels_arg, (lead, names), "int32")
-        residual = T.match_buffer(residual_arg, out_shape(p, lead), dtype, align=16)
-        weight = T.match_buffer(weight_arg, (p.depth, columns), dtype, align=16)
-        bias = T.match_buffer(bias_arg, (columns,), "float32")
-        out = T.match_buffer(out_arg, out_shape(p, lead), dtype, align=16)
         T.device_entry()
-        block = T.cta_id([blocks(batch_of(p, lead))])
+        block = T.cta_id([column_tiles * row_tiles(p, args.batch, bm)])
         thread = T.thread_id([THREADS])
-        x_flat = T.decl_buffer((lead * p.height * p.width * p.channels,), dtype, data=x.data)
-        weight_flat = T.decl_buffer((p.depth * columns,), dtype, data=weight.data)
-        residual_flat = T.decl_buffer((lead * pixels * columns,), dtype, data=added(residual, out).data)
-        out_flat = T.decl_buffer((lead * pixels * columns,), dtype, data=out.data)
+        x_flat = flat(x, args.batch * p.height * p.width * p.channels)
+        weight_flat = flat(weight)
+        residual_flat = flat(residual if p.residual == "dense" else out)
+        out_flat = flat(out)
         start = T.alloc_local((tall,), "int32")
         top = T.alloc_local((tall,), "int32")
         left = T.alloc_local((tall,), "int32")
@@ -127,10 +112,10 @@ def direct_module(p: Problem, strip: Strip) -> IRModule:
         v = T.alloc_local((max(together * tall * own, vec),), dtype)
 
         row_tile: T.let = T.truncdiv(block, column_tiles)
-        sample: T.let = T.truncdiv(row_tile, row_tiles) if per_sample else 0
-        part: T.let = T.truncmod(row_tile, row_tiles) if per_sample else row_tile
-        begin: T.let = span_of(rows, lead, sample)[0]
-        end: T.let = span_of(rows, lead, sample)[1]
+        sample: T.let = T.truncdiv(row_tile, sample_tiles) if per_sample else 0
+        part: T.let = T.truncmod(row_tile, sample_tiles) if per_sample else row_tile
+        begin: T.let = row_span(p, rows, args.batch, sample)[0]
+        end: T.let = row_span(p, rows, args.batch, sample)[1]
         first: T.let = begin + part * bm + T.truncdiv(thread, across)
         kept: T.let = channels[sample, 0] if per_sample else 0
         unit: T.let = T.truncmod(block, column_tiles) * across + T.truncmod(thread, across)
@@ -138,7 +123,7 @@ def direct_module(p: Problem, strip: Strip) -> IRModule:
             real: T.let = real_unit(channels, sample, unit)
             for i in T.unroll(tall):
                 position: T.let = first + i * down
-                row: T.let = row_at(p, rows, lead, position, end)
+                row: T.let = row_at(p, rows, args.batch, position, end)
                 start[i] = window_start(p, position, row)
                 top[i] = T.if_then_else(position < end, window_top(p, row), FAR)
                 left[i] = window_left(p, row)

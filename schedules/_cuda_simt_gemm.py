@@ -1,5 +1,6 @@
 # mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators
-# The functions below are TVMScript: TVM reads their text, Python never runs them.
+# mypy: disable-error-code="name-defined"
+# The functions below are TVMScript: TVM reads their text, Python never runs them. Annotations of arguments are buffers.
 """The implicit GEMM for any chip: tiles of rows x columns, fp32 multiply-adds, two shared stages.
 
     x, weights --registers--> shared, as fp32, [row][depth] --> tm x tn sums a thread --> result
@@ -18,8 +19,8 @@ from laudc.schedules._cuda_rows import (
     FAR,
     real_column,
     row_at,
-    row_count,
     row_span,
+    row_tiles,
     tap_down,
     tap_inside,
     tap_right,
@@ -28,7 +29,7 @@ from laudc.schedules._cuda_rows import (
     window_top,
 )
 from laudc.schedules._cuda_tiles import SimtTile
-from laudc.schedules._cuda_tir import all_of, batch_of, module_of, out_shape, sized
+from laudc.schedules._cuda_tir import all_of, arguments_of, flat, module_of
 from laudc.schedules._pointwise import pointwise
 
 
@@ -65,9 +66,8 @@ def gemm_module(p: Problem, tile: SimtTile) -> IRModule:
     made_columns = p.group_columns + p.masker
     tiles_a_group = -(-made_columns // bn)
     column_tiles = tiles_a_group * p.groups
-    row_tiles = -(-p.pixels // bm)
-    names = p.decisions + 1
-    columns, pixels, per_sample, dtype = p.columns, p.pixels, p.per_sample, p.dtype
+    sample_tiles = -(-p.pixels // bm)
+    columns, per_sample, dtype = p.columns, p.per_sample, p.dtype
 
     def swizzled(row, chunk):
         """Where a 16-byte chunk of a row lies: 8 rows of one column then touch every bank once."""
@@ -75,9 +75,6 @@ def gemm_module(p: Problem, tile: SimtTile) -> IRModule:
 
     def spread(row, chunk):
         return row * bk + swizzled(row, chunk) * 4
-
-    def blocks(batch):
-        return column_tiles * (batch * row_tiles if per_sample else (batch * pixels + bm - 1) // bm)
 
     def depth_units(kept):
         return T.truncdiv(kept * p.channels_in, vec) if lists_depth else unit_group
@@ -92,40 +89,27 @@ def gemm_module(p: Problem, tile: SimtTile) -> IRModule:
         named = channels[sample, 1 + T.truncdiv(unit, listed_units)]
         return tap * unit_group + named * listed_units + T.truncmod(unit, listed_units)
 
-    def span_of(rows, batch, sample):
-        return row_span(p, rows, sample) if per_sample else (0, row_count(p, rows, batch))
-
-    def added(residual, out):
-        return residual if p.residual == "dense" else out
+    args = arguments_of(p, (p.weight_rows, p.depth), p.weight_rows)
 
     @T.prim_func
     def kernel(
-        x_arg: T.handle,
-        rows_arg: T.handle,
-        channels_arg: T.handle,
-        residual_arg: T.handle,
-        weight_arg: T.handle,
-        bias_arg: T.handle,
-        out_arg: T.handle,
-        logits_arg: T.handle,
+        x: args.x,
+        rows: args.rows,
+        channels: args.channels,
+        residual: args.residual,
+        weight: args.weight,
+        bias: args.bias,
+        out: args.out,
+        logits: args.logits,
     ) -> None:
-        lead = T.int32()
-        x = T.match_buffer(x_arg, sized(lead, p.x_dims), dtype, align=16)
-        rows = T.match_buffer(rows_arg, (batch_of(p, lead) * (pixels + 1) + 1,), "int32")
-        channels = T.match_buffer(channels_arg, (batch_of(p, lead), names), "int32")
-        residual = T.match_buffer(residual_arg, out_shape(p, batch_of(p, lead)), dtype, align=16)
-        weight = T.match_buffer(weight_arg, (p.weight_rows, p.depth), dtype, align=16)
-        bias = T.match_buffer(bias_arg, (p.weight_rows,), "float32")
-        out = T.match_buffer(out_arg, out_shape(p, batch_of(p, lead)), dtype, align=16)
-        logits = T.match_buffer(logits_arg, (lead, p.out_height, p.out_width, 1), "float32")
         T.device_entry()
-        block = T.cta_id([blocks(batch_of(p, lead))])
+        block = T.cta_id([column_tiles * row_tiles(p, args.batch, bm)])
         thread = T.thread_id([threads])
-        batch: T.let = batch_of(p, lead)
-        x_flat = T.decl_buffer((batch * p.height * p.width * p.channels,), dtype, data=x.data)
-        weight_flat = T.decl_buffer((p.weight_rows * p.depth,), dtype, data=weight.data)
-        residual_flat = T.decl_buffer((batch * pixels * columns,), dtype, data=added(residual, out).data)
-        out_flat = T.decl_buffer((batch * pixels * columns,), dtype, data=out.data)
+        batch: T.let = args.batch
+        x_flat = flat(x, batch * p.height * p.width * p.channels)
+        weight_flat = flat(weight)
+        residual_flat = flat(residual if p.residual == "dense" else out)
+        out_flat = flat(out)
         x_shared = T.alloc_buffer((2 * x_stage,), "float32", scope="shared", align=128)
         w_shared = T.alloc_buffer((2 * w_stage,), "float32", scope="shared", align=128)
         start_shared = T.alloc_buffer((bm,), "int32", scope="shared")
@@ -135,10 +119,10 @@ def gemm_module(p: Problem, tile: SimtTile) -> IRModule:
 
         column_tile: T.let = T.truncmod(block, column_tiles)
         row_tile: T.let = T.truncdiv(block, column_tiles)
-        sample: T.let = T.truncdiv(row_tile, row_tiles) if per_sample else 0
-        part: T.let = T.truncmod(row_tile, row_tiles) if per_sample else row_tile
-        begin: T.let = span_of(rows, batch, sample)[0]
-        end: T.let = span_of(rows, batch, sample)[1]
+        sample: T.let = T.truncdiv(row_tile, sample_tiles) if per_sample else 0
+        part: T.let = T.truncmod(row_tile, sample_tiles) if per_sample else row_tile
+        begin: T.let = row_span(p, rows, batch, sample)[0]
+        end: T.let = row_span(p, rows, batch, sample)[1]
         first: T.let = begin + part * bm
         kept: T.let = channels[sample, 0] if per_sample else 0
         group: T.let = T.truncdiv(column_tile, tiles_a_group)

@@ -1,5 +1,6 @@
 # mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators
-# The functions below are TVMScript: TVM reads their text, Python never runs them.
+# mypy: disable-error-code="name-defined"
+# The functions below are TVMScript: TVM reads their text, Python never runs them. Annotations of arguments are buffers.
 """The implicit GEMM on tensor cores: float16 in, float32 sums, one source for two instructions.
 
     x, weights --cp.async, 16 bytes--> shared, 128-byte rows, chunk ^ (row % 8) --> wgmma          (sm_90a)
@@ -16,9 +17,9 @@ from tvm.ir import IRModule
 from tvm.script import tirx as T
 
 from laudc.schedules._cuda_problem import Problem
-from laudc.schedules._cuda_rows import row_at, row_count, tap_bits, tap_down, tap_right, window_start
+from laudc.schedules._cuda_rows import row_at, row_count, row_tiles, tap_bits, tap_down, tap_right, window_start
 from laudc.schedules._cuda_tiles import STEP, TensorTile
-from laudc.schedules._cuda_tir import batch_of, module_of, out_shape, run_of, sized
+from laudc.schedules._cuda_tir import arguments_of, flat, module_of, run_of
 from laudc.schedules._pointwise import pointwise
 
 _UNIFORM = "__device__ __forceinline__ int warp_uniform(int v) { return __shfl_sync(0xffffffff, v, 0, 32); }\n"
@@ -37,8 +38,7 @@ def tensor_core_module(p: Problem, tile: TensorTile) -> IRModule:
     ahead = steps if stages >= steps else stages - 1 - lag
     column_tiles = -(-p.columns // bn)
     padded = column_tiles * bn
-    weight_rows = padded + tile.extra
-    columns, pixels = p.columns, p.pixels
+    columns = p.columns
     added, residual_early = p.residual != "none", tile.early == 1
 
     # What one warp owns: `tall` blocks of 16 rows, `wide` columns, `apart` rows between its blocks.
@@ -62,12 +62,6 @@ def tensor_core_module(p: Problem, tile: TensorTile) -> IRModule:
     ldmatrix, stmatrix = "ldmatrix.sync.aligned.m8n8.x4.shared.b16", "stmatrix.sync.aligned.m8n8.x4.shared.b16"
     div, mod, xor = T.truncdiv, T.truncmod, T.bitwise_xor
 
-    def grid(batch):
-        return tile.blocks or column_tiles * ((batch * pixels + bm - 1) // bm)
-
-    def source_of(residual, out):
-        return residual if p.residual == "dense" else out
-
     def first_row(warp):
         if core == "wgmma":
             return div(warp, 4) * (tall * 64) + mod(warp, 4) * 16
@@ -76,32 +70,28 @@ def tensor_core_module(p: Problem, tile: TensorTile) -> IRModule:
     def first_column(warp):
         return 0 if core == "wgmma" else div(warp, tile.warps_m) * wide
 
+    weight_rows = padded + tile.extra
+    args = arguments_of(p, (weight_rows, p.depth), weight_rows)
+    blocks = tile.blocks or column_tiles * row_tiles(p, args.batch, bm)
+
     @T.prim_func
     def kernel(
-        x_arg: T.handle,
-        rows_arg: T.handle,
-        residual_arg: T.handle,
-        weight_arg: T.handle,
-        bias_arg: T.handle,
-        out_arg: T.handle,
-        logits_arg: T.handle,
+        x: args.x,
+        rows: args.rows,
+        residual: args.residual,
+        weight: args.weight,
+        bias: args.bias,
+        out: args.out,
+        logits: args.logits,
     ) -> None:
-        lead = T.int32()
-        x = T.match_buffer(x_arg, sized(lead, p.x_dims), "float16", align=16)
-        rows = T.match_buffer(rows_arg, (batch_of(p, lead) * (pixels + 1) + 1,), "int32")
-        residual = T.match_buffer(residual_arg, out_shape(p, batch_of(p, lead)), "float16", align=16)
-        weight = T.match_buffer(weight_arg, (weight_rows, p.depth), "float16", align=16)
-        bias = T.match_buffer(bias_arg, (weight_rows,), "float32")
-        out = T.match_buffer(out_arg, out_shape(p, batch_of(p, lead)), "float16", align=16)
-        logits = T.match_buffer(logits_arg, (lead, p.out_height, p.out_width, 1), "float32")
         T.device_entry()
-        block = T.cta_id([grid(batch_of(p, lead))])
+        block = T.cta_id([blocks])
         thread = T.thread_id([threads])
-        batch: T.let = batch_of(p, lead)
-        x_flat = T.decl_buffer((batch * p.height * p.width * p.channels,), "float16", data=x.data)
-        weight_flat = T.decl_buffer((weight_rows * p.depth,), "float16", data=weight.data)
-        added_flat = T.decl_buffer((batch * pixels * columns,), "float16", data=source_of(residual, out).data)
-        out_flat = T.decl_buffer((batch * pixels * columns,), "float16", data=out.data)
+        batch: T.let = args.batch
+        x_flat = flat(x, batch * p.height * p.width * p.channels)
+        weight_flat = flat(weight)
+        added_flat = flat(residual if p.residual == "dense" else out)
+        out_flat = flat(out)
         pool = T.SMEMPool()
         x_shared = pool.alloc((stages * x_stage,), "float16", align=1024)
         w_shared = pool.alloc((stages * w_stage,), "float16", align=1024)

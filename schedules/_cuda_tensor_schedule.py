@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from laudc.schedules._cuda_problem import Problem, matrix_of, meaningless, problem_of
-from laudc.schedules._cuda_tiles import STEP, Candidate, TensorTile, ranked
+from laudc.schedules._cuda_tiles import STEP, Candidate, TensorTile, arch_number, ranked
 from laudc.schedules.base import Choice, Lowered, Schedule, Work
 
 if TYPE_CHECKING:
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 MAX_TAPS = 32
 """A row's taps are the bits of one word."""
+
+FIRST_STMATRIX_ARCH = 90
 
 ENOUGH_WARPS = 8
 
@@ -32,6 +34,7 @@ its wait for the residual."""
 class TensorCoreSchedule(Schedule):
     ops = frozenset({"conv2d", "linear"})
     kind = "cuda"
+    core: Literal["wgmma", "mma"]
     candidates: tuple[Candidate, ...]
 
     def refuse(self, work: Work, target: Target) -> str | None:
@@ -41,9 +44,16 @@ class TensorCoreSchedule(Schedule):
     def refuse_target(self, target: Target) -> str | None:
         """Why this chip has not the instructions, or None."""
 
-    @abstractmethod
     def tile(self, p: Problem, choice: Choice, target: Target) -> TensorTile:
         """The choice as the kernel's tile on this chip."""
+        numbers = {name: number for name, number in choice.items() if name != "resident"}
+        return TensorTile(
+            core=self.core,
+            stmatrix=arch_number(target) >= FIRST_STMATRIX_ARCH,
+            extra=extra_columns(p),
+            blocks=choice["resident"] * target.sm_count,
+            **numbers,
+        )
 
     def choices(self, work: Work, target: Target) -> tuple[Choice, ...]:
         p = problem_of(work)

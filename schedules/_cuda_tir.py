@@ -1,8 +1,10 @@
-"""What every kernel written in TIRx needs: its argument list, sizes with a symbolic lead, small expressions."""
+"""What every kernel written in TIRx needs: its arguments, sizes with a symbolic lead, small expressions."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TypeAlias, TypeVar
 
 from tvm import tirx
@@ -13,6 +15,45 @@ from laudc.schedules._cuda_problem import Problem
 
 Item = TypeVar("Item")
 Number: TypeAlias = tirx.Expr | int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Arguments:
+    """The buffers of a kernel's arguments; `module_of` drops those that its problem has not."""
+
+    batch: Number
+    x: tirx.Buffer
+    rows: tirx.Buffer
+    channels: tirx.Buffer
+    residual: tirx.Buffer
+    weight: tirx.Buffer
+    bias: tirx.Buffer
+    out: tirx.Buffer
+    logits: tirx.Buffer
+
+
+def arguments_of(p: Problem, weight_shape: tuple[int, int], bias_size: int) -> Arguments:
+    """The arguments of a kernel whose weights are packed in that shape."""
+    lead = tirx.Var("lead", "int32")
+    # A gathered matrix leads with its capacity.
+    batch = T.truncdiv(lead, p.pixels) if p.gathered else lead
+    out_shape = (batch * p.pixels if p.compact else batch, *p.out_dims)
+    return Arguments(
+        batch=batch,
+        x=T.Buffer((lead, *p.x_dims), p.dtype, align=16),
+        rows=T.Buffer((batch * (p.pixels + 1) + 1,), "int32"),
+        channels=T.Buffer((batch, p.decisions + 1), "int32"),
+        residual=T.Buffer(out_shape, p.dtype, align=16),
+        weight=T.Buffer(weight_shape, p.dtype, align=16),
+        bias=T.Buffer((bias_size,), "float32"),
+        out=T.Buffer(out_shape, p.dtype, align=16),
+        logits=T.Buffer((batch, p.out_height, p.out_width, 1), "float32"),
+    )
+
+
+def flat(buffer: tirx.Buffer, size: Number | None = None) -> tirx.Buffer:
+    """The same elements as one row, of that size where the shape does not tell."""
+    return T.decl_buffer((math.prod(buffer.shape) if size is None else size,), buffer.dtype, data=buffer.data)
 
 
 def argument_names(p: Problem) -> list[str]:
@@ -37,20 +78,6 @@ def module_of(p: Problem, function: tirx.PrimFunc) -> IRModule:
     assert [parameter.name for parameter in kept] == names, (function.params, names)
     entry = tirx.PrimFunc(kept, function.body, function.ret_type, function.attrs)
     return IRModule({"kernel": entry.with_attr("global_symbol", "kernel")})
-
-
-def batch_of(p: Problem, lead: tirx.Var) -> Number:
-    """The batch, from the leading size of x: a gathered matrix leads with its capacity."""
-    return T.truncdiv(lead, p.pixels) if p.gathered else lead
-
-
-def sized(lead: Number, dims: Sequence[int]) -> tuple[Number, ...]:
-    """A shape whose first size is symbolic."""
-    return (lead, *dims)
-
-
-def out_shape(p: Problem, batch: Number) -> tuple[Number, ...]:
-    return sized(batch * p.pixels if p.compact else batch, p.out_dims)
 
 
 def all_of(*conditions: tirx.Expr | bool) -> tirx.Expr | bool:

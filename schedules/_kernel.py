@@ -30,14 +30,6 @@ Index = Any
 """An int, an expression, or a tuple of them."""
 
 
-def stored_shape(type_: TensorType) -> tuple[int, ...]:
-    """The shape as it lies in memory: a map is channels-last."""
-    if len(type_.shape) != 4:
-        return type_.shape
-    batch, channels, height, width = type_.shape
-    return (batch, height, width, channels)
-
-
 class Memory:
     """A buffer that is read and written by index."""
 
@@ -91,7 +83,7 @@ class Kernel:
 
     def operand(self, name: str, type_: TensorType) -> Memory:
         """The next argument: a value of that type, of any batch."""
-        return self.argument(name, (self.batch, *stored_shape(type_)[1:]), type_.dtype)
+        return self.argument(name, (self.batch, *type_.stored[1:]), type_.dtype)
 
     def flat(self, memory: Memory, *shape: Index) -> Memory:
         """The same bytes under another shape."""

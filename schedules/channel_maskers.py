@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from laudc.ops.channel_masker import ChannelMaskerSpec
+from laudc.schedules._decision import Finish, decide, refuse_type, results_of, unit_sums
 from laudc.schedules._kernel import Kernel, Memory
 from laudc.schedules._pointwise import pointwise
-from laudc.schedules._reduce import TEAMS, add_run, add_share, over_lanes, over_team, zeros
-from laudc.schedules._spread import lanes, share_out, spread
+from laudc.schedules._spread import lanes, share_out
 from laudc.schedules.base import Choice, Lowered, Schedule, Work
 from laudc.types import TensorType
 
@@ -31,9 +31,7 @@ class ChannelMaskersSchedule(Schedule):
     kind = "any"
 
     def refuse(self, work: Work, target: Target) -> str | None:
-        if work.dtype not in ("float32", "float16"):
-            return f"it decides on float32 and float16, not on {work.dtype}"
-        return None
+        return refuse_type(work)
 
     def choices(self, work: Work, target: Target) -> tuple[Choice, ...]:
         return (share_out(target, work.spec.macs(work.operands)),)
@@ -53,8 +51,6 @@ class ChannelMaskersSchedule(Schedule):
         return (TensorType(shape=(work.operands[0].shape[0], work.spec.hidden), dtype="float32"),)
 
     def build(self, work: Work, target: Target, choice: Choice) -> Lowered:
-        from tvm import tirx
-
         spec = work.spec
         assert isinstance(spec, ChannelMaskerSpec)
         parallel = bool(choice["parallel"])
@@ -65,59 +61,29 @@ class ChannelMaskersSchedule(Schedule):
             weight2 = kernel.argument("weight2", (spec.decisions, spec.hidden), "float32")
             bias2 = kernel.argument("bias2", (spec.decisions,), "float32")
             hidden = kernel.operand("hidden", self.workspace(work, choice)[0])
-            mask, logits = (
-                kernel.operand(name, type_) for name, type_ in zip(("mask", "logits"), work.results, strict=True)
-            )
+            results = results_of(kernel, work)
             pooled = kernel.flat(x, kernel.batch, spec.channels)
 
             def keep_hidden(b: Any, unit: Any, value: Any) -> None:
                 hidden[b, unit] = pointwise("relu", value, target.kind)
 
             def keep_logit(b: Any, unit: Any, value: Any) -> None:
-                zero, one = tirx.const(0, "float32"), tirx.const(1, "float32")
-                logits[b, unit] = value
-                mask[b, unit] = tirx.Select(value >= zero, one, zero)
+                decide(results, (b, unit), value)
 
-            linear = _linear_on_gpu if kernel.on_gpu else _linear_on_cpu
-            linear(kernel, pooled, weight1, bias1, keep_hidden, parallel)
-            linear(kernel, hidden, weight2, bias2, keep_logit, parallel)
+            _linear(kernel, pooled, weight1, bias1, keep_hidden, parallel)
+            _linear(kernel, hidden, weight2, bias2, keep_logit, parallel)
         return kernel.lowered()
 
 
-def _linear_on_cpu(kernel: Kernel, x: Memory, weight: Memory, bias: Memory, keep: Any, parallel: bool) -> None:
+def _linear(kernel: Kernel, x: Memory, weight: Memory, bias: Memory, keep: Finish, parallel: bool) -> None:
     units, length = (int(extent) for extent in weight.buffer.shape)
     vector = lanes(length, "float32", kernel.target)
-    with spread(kernel, (units, 1), vector=1, parallel=parallel) as (b, unit, _):
-        sums = zeros(kernel, "sums", vector)
-        add_run(kernel, sums, vector, length // vector, lambda k: x[b, k].astype("float32") * weight[unit, k])
-        keep(b, unit, over_lanes(sums, vector) + bias[unit])
 
+    def finish(b: Any, unit: Any, total: Any) -> None:
+        keep(b, unit, total + bias[unit])
 
-def _linear_on_gpu(kernel: Kernel, x: Memory, weight: Memory, bias: Memory, keep: Any, parallel: bool) -> None:
-    units, length = (int(extent) for extent in weight.buffer.shape)
-    vector = lanes(length, "float32", kernel.target)
-    abreast = TEAMS // _WARP
-    with (
-        kernel.thread("blockIdx.y", kernel.batch) as b,
-        kernel.thread("blockIdx.x", -(-units // abreast)) as block,
-        kernel.thread("threadIdx.y", abreast) as which,
-        kernel.thread("threadIdx.x", _WARP) as thread,
-    ):
-        unit = block * abreast + which
-        sums = zeros(kernel, "sums", vector)
-        with kernel.when(unit < units):
-            add_share(
-                kernel,
-                sums,
-                vector,
-                length // vector,
-                lambda k: x[b, k].astype("float32") * weight[unit, k],
-                thread=thread,
-                team=_WARP,
-            )
-        total = over_team(kernel, over_lanes(sums, vector), thread=thread, which=which, team=_WARP)
-        with kernel.when(thread == 0, unit < units):
-            keep(b, unit, total + bias[unit])
+    with unit_sums(kernel, units, finish, vector=vector, team=_WARP, parallel=parallel) as (b, unit, add):
+        add(length // vector, lambda k: x[b, k].astype("float32") * weight[unit, k])
 
 
 SCHEDULE = ChannelMaskersSchedule()

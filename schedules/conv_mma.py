@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from laudc.schedules._cuda_tensor_schedule import TensorCoreSchedule, extra_columns
-from laudc.schedules._cuda_tiles import Candidate, TensorTile, arch_number
-from laudc.schedules.base import Choice
+from laudc.schedules._cuda_tensor_schedule import TensorCoreSchedule
+from laudc.schedules._cuda_tiles import Candidate, arch_number
 
 if TYPE_CHECKING:
-    from laudc.schedules._cuda_problem import Problem
     from laudc.targets import Target
 
 FIRST_ARCH = 80
-FIRST_STMATRIX_ARCH = 90
 
 
 class ConvMma(TensorCoreSchedule):
+    core = "mma"
     rank = 40
     candidates = (
         Candidate(choice={"bm": 128, "bn": 128, "stages": 3, "warpgroups": 1, "warps_m": 2, "resident": 0}, speed=100),
@@ -30,20 +28,6 @@ class ConvMma(TensorCoreSchedule):
     def refuse_target(self, target: Target) -> str | None:
         arch = arch_number(target)
         return None if arch >= FIRST_ARCH else f"mma.sync of 16x8x16 needs sm_{FIRST_ARCH} or later, not {target.arch}"
-
-    def tile(self, p: Problem, choice: Choice, target: Target) -> TensorTile:
-        return TensorTile(
-            core="mma",
-            bm=choice["bm"],
-            bn=choice["bn"],
-            stages=choice["stages"],
-            warpgroups=choice["warpgroups"],
-            early=choice["early"],
-            warps_m=choice["warps_m"],
-            stmatrix=arch_number(target) >= FIRST_STMATRIX_ARCH,
-            extra=extra_columns(p),
-            blocks=choice["resident"] * target.sm_count,
-        )
 
 
 SCHEDULE = ConvMma()

@@ -60,7 +60,10 @@ class ConvSimt(Schedule):
         if _is_thin(p):
             return STRIPS
         columns = p.group_columns + p.masker
-        return ranked(p, TILES, _tile, target, columns=columns, enough_warps=ENOUGH_WARPS)
+        narrowest = min(tile.choice["bn"] for tile in TILES)
+        # Idle weight loads cost registers: with half its columns idle a tile may spill.
+        filled = (tile for tile in TILES if tile.choice["bn"] < max(2 * columns, narrowest + 1))
+        return ranked(p, filled, _tile, target, columns=columns, enough_warps=ENOUGH_WARPS)
 
     def build(self, work: Work, target: Target, choice: Choice) -> Lowered:
         from laudc.schedules._cuda_simt_direct import Strip, direct_module

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from laudc.schedules._cuda_tensor_schedule import TensorCoreSchedule, extra_columns
-from laudc.schedules._cuda_tiles import Candidate, TensorTile
-from laudc.schedules.base import Choice
+from laudc.schedules._cuda_tensor_schedule import TensorCoreSchedule
+from laudc.schedules._cuda_tiles import Candidate
 
 if TYPE_CHECKING:
-    from laudc.schedules._cuda_problem import Problem
     from laudc.targets import Target
 
 
 class ConvWgmma(TensorCoreSchedule):
+    core = "wgmma"
     rank = 30
     candidates = (
         Candidate(choice={"bm": 128, "bn": 256, "stages": 4, "warpgroups": 2, "lag": 1, "resident": 0}, speed=100),
@@ -26,20 +25,6 @@ class ConvWgmma(TensorCoreSchedule):
 
     def refuse_target(self, target: Target) -> str | None:
         return None if target.arch == "sm_90a" else f"wgmma is an instruction of sm_90a, not of {target.arch}"
-
-    def tile(self, p: Problem, choice: Choice, target: Target) -> TensorTile:
-        return TensorTile(
-            core="wgmma",
-            bm=choice["bm"],
-            bn=choice["bn"],
-            stages=choice["stages"],
-            warpgroups=choice["warpgroups"],
-            lag=choice["lag"],
-            early=choice["early"],
-            stmatrix=True,
-            extra=extra_columns(p),
-            blocks=choice["resident"] * target.sm_count,
-        )
 
 
 SCHEDULE = ConvWgmma()

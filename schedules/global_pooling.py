@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from laudc.schedules._kernel import Kernel, Memory, stored_shape
+from laudc.schedules._kernel import Kernel, Memory
 from laudc.schedules._reduce import zeros
 from laudc.schedules._spread import THREADS, share_out, spread
 from laudc.schedules.base import Choice, Lowered, Schedule, Work
@@ -34,7 +34,7 @@ class GlobalPoolingSchedule(Schedule):
         return None
 
     def choices(self, work: Work, target: Target) -> tuple[Choice, ...]:
-        _, height, width, _ = stored_shape(work.operands[0])
+        _, height, width, _ = work.operands[0].stored
         splits = -(-height * width // _POSITIONS) if target.kind == "cuda" else 1
         return ({**share_out(target, work.operands[0].numel), "splits": splits},)
 
@@ -61,7 +61,7 @@ class GlobalPoolingSchedule(Schedule):
 
 
 def _on_cpu(kernel: Kernel, work: Work, x: Memory, means: Memory, *, parallel: bool) -> None:
-    _, height, width, channels = stored_shape(work.operands[0])
+    _, height, width, channels = work.operands[0].stored
     vector = math.gcd(channels, 64)
     with spread(kernel, (channels // vector, 1), vector=1, parallel=parallel) as (b, part, _):
         c = part * vector
@@ -78,7 +78,7 @@ def _on_cpu(kernel: Kernel, work: Work, x: Memory, means: Memory, *, parallel: b
 
 def _on_gpu(kernel: Kernel, work: Work, x: Memory, sums: Memory, splits: int) -> None:
     """The sums of the parts, or the means if there is one part."""
-    _, height, width, channels = stored_shape(work.operands[0])
+    _, height, width, channels = work.operands[0].stored
     vector = math.gcd(channels, 4 // DTYPE_BYTES[work.dtype])
     columns = min(_ABREAST, channels // vector)
     lines = THREADS // _ABREAST

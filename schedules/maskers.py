@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from laudc.ops.patch_decision import PatchDecisionSpec
 from laudc.ops.patch_masker import PatchMaskerSpec
-from laudc.schedules._kernel import Kernel, Memory, stored_shape
-from laudc.schedules._reduce import TEAMS, add_run, add_share, over_lanes, over_team, zeros
+from laudc.schedules._decision import Finish, decide, refuse_type, results_of, unit_sums
+from laudc.schedules._kernel import Kernel, Memory
+from laudc.schedules._reduce import zeros
 from laudc.schedules._spread import lanes, share_out, spread
 from laudc.schedules.base import Choice, Lowered, Schedule, Work
 from laudc.types import TensorType
@@ -45,7 +46,7 @@ class _Patches:
     @classmethod
     def of(cls, work: Work, bands: int) -> _Patches:
         assert isinstance(work.spec, PatchMaskerSpec | PatchDecisionSpec)
-        _, height, width, channels = stored_shape(work.operands[0])
+        _, height, width, channels = work.operands[0].stored
         side = work.spec.patch(height, width)
         _, down, across = work.results[0].shape
         rows = -(-side[0] // bands)
@@ -61,9 +62,7 @@ class MaskersSchedule(Schedule):
     kind = "any"
 
     def refuse(self, work: Work, target: Target) -> str | None:
-        if work.dtype not in ("float32", "float16"):
-            return f"it decides on float32 and float16, not on {work.dtype}"
-        return None
+        return refuse_type(work)
 
     def choices(self, work: Work, target: Target) -> tuple[Choice, ...]:
         whole = _Patches.of(work, 1)
@@ -93,80 +92,45 @@ class MaskersSchedule(Schedule):
                 weight = kernel.argument("weight", (cut.channels,), "float32")
                 bias = kernel.argument("bias", (1,), "float32")
             parts = [kernel.operand("parts", type_) for type_ in self.workspace(work, choice)]
-            mask, logits = (
-                kernel.operand(name, type_) for name, type_ in zip(("mask", "logits"), work.results, strict=True)
-            )
+            results = results_of(kernel, work)
             rows = kernel.flat(x, kernel.batch, cut.height, cut.width * cut.channels)
 
-            def decide(b: Any, p: Any, q: Any, total: Any) -> None:
-                _decide(cut, (mask, logits), bias, (b, p, q), total)
+            def keep(b: Any, p: Any, q: Any, total: Any) -> None:
+                mean = total / _positions(cut, p, q).astype("float32")
+                decide(results, (b, p, q), mean if bias is None else mean + bias[0])
 
             def finish(b: Any, unit: Any, total: Any) -> None:
                 if parts:
                     parts[0][b, unit] = total
                 else:
-                    decide(b, unit // cut.grid[1], unit % cut.grid[1], total)
+                    keep(b, unit // cut.grid[1], unit % cut.grid[1], total)
 
-            sum_up = _sums_on_gpu if kernel.on_gpu else _sums_on_cpu
-            sum_up(kernel, work, cut, rows, weight, finish, bool(choice["parallel"]))
+            _sum_up(kernel, work, cut, rows, weight, finish, bool(choice["parallel"]))
             if parts:
                 with spread(kernel, cut.grid, vector=1, parallel=False) as (b, p, q):
                     total = zeros(kernel, "total", 1)
                     with kernel.serial("band", cut.bands) as band:
                         total[0] = total[0] + parts[0][b, (p * cut.grid[1] + q) * cut.bands + band]
-                    decide(b, p, q, total[0])
+                    keep(b, p, q, total[0])
         return kernel.lowered()
 
 
-def _sums_on_cpu(
-    kernel: Kernel, work: Work, cut: _Patches, rows: Memory, weight: Memory | None, finish: Any, parallel: bool
-) -> None:
-    vector = lanes(cut.channels, work.dtype, kernel.target)
-    units = math.prod(cut.grid) * cut.bands
-    with spread(kernel, (units, 1), vector=1, parallel=parallel) as (b, unit, _):
-        sums = zeros(kernel, "sums", vector)
-        first, count, begin, columns = _place(cut, unit)
-        with kernel.serial("row", count) as row, kernel.serial("column", columns) as column:
-            start = begin + column * cut.channels
-            add_run(
-                kernel,
-                sums,
-                vector,
-                cut.channels // vector,
-                lambda c: _term(rows, b, first + row, start + c, weight, c),
-            )
-        finish(b, unit, over_lanes(sums, vector))
-
-
-def _sums_on_gpu(
-    kernel: Kernel, work: Work, cut: _Patches, rows: Memory, weight: Memory | None, finish: Any, parallel: bool
+def _sum_up(
+    kernel: Kernel, work: Work, cut: _Patches, rows: Memory, weight: Memory | None, finish: Finish, parallel: bool
 ) -> None:
     vector = lanes(cut.channels, work.dtype, kernel.target)
     team = 32 if cut.rows * cut.side[1] * cut.channels <= _SMALL else 128
-    abreast = TEAMS // team
     units = math.prod(cut.grid) * cut.bands
-    with (
-        kernel.thread("blockIdx.y", kernel.batch) as b,
-        kernel.thread("blockIdx.x", -(-units // abreast)) as block,
-        kernel.thread("threadIdx.y", abreast) as which,
-        kernel.thread("threadIdx.x", team) as thread,
-    ):
-        unit = block * abreast + which
-        sums = zeros(kernel, "sums", vector)
+    steps = cut.channels // vector
+    with unit_sums(kernel, units, finish, vector=vector, team=team, parallel=parallel) as (b, unit, add):
         first, count, begin, columns = _place(cut, unit)
-        with kernel.when(unit < units), kernel.serial("row", count) as row:
-            add_share(
-                kernel,
-                sums,
-                vector,
-                columns * (cut.channels // vector),
-                lambda at: _term(rows, b, first + row, begin + at, weight, at % cut.channels),
-                thread=thread,
-                team=team,
-            )
-        total = over_team(kernel, over_lanes(sums, vector), thread=thread, which=which, team=team)
-        with kernel.when(thread == 0, unit < units):
-            finish(b, unit, total)
+        with kernel.serial("row", count) as row:
+            if kernel.on_gpu:
+                add(columns * steps, lambda at: _term(rows, b, first + row, begin + at, weight, at % cut.channels))
+            else:
+                with kernel.serial("column", columns) as column:
+                    start = begin + column * cut.channels
+                    add(steps, lambda c: _term(rows, b, first + row, start + c, weight, c))
 
 
 def _place(cut: _Patches, unit: Any) -> tuple[Any, Any, Any, Any]:
@@ -186,18 +150,11 @@ def _term(rows: Memory, b: Any, row: Any, at: Any, weight: Memory | None, c: Any
     return value if weight is None else value * weight[c]
 
 
-def _decide(
-    cut: _Patches, results: tuple[Memory, Memory], bias: Memory | None, at: tuple[Any, Any, Any], total: Any
-) -> None:
+def _positions(cut: _Patches, p: Any, q: Any) -> Any:
+    """How many positions a patch has inside the map."""
     from tvm import tirx
 
-    _, p, q = at
-    count = tirx.min(cut.side[0], cut.height - p * cut.side[0]) * tirx.min(cut.side[1], cut.width - q * cut.side[1])
-    mean = total / count.astype("float32")
-    logit = mean if bias is None else mean + bias[0]
-    mask, logits = results
-    logits[at] = logit
-    mask[at] = tirx.Select(logit >= tirx.const(0, "float32"), tirx.const(1, "float32"), tirx.const(0, "float32"))
+    return tirx.min(cut.side[0], cut.height - p * cut.side[0]) * tirx.min(cut.side[1], cut.width - q * cut.side[1])
 
 
 SCHEDULE = MaskersSchedule()

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from laudc.ops.gather import GatherSpec
 from laudc.ops.scatter import ScatterSpec
-from laudc.schedules._kernel import Kernel, Memory, stored_shape
+from laudc.schedules._kernel import Kernel, Memory
 from laudc.schedules._spread import divided, lanes, share_out, spread, spread_flat, spread_short, unravel
 from laudc.schedules.base import Choice, Lowered, Schedule, Work
 from laudc.types import DTYPE_BYTES
@@ -52,7 +52,7 @@ class MovementSchedule(Schedule):
 def _gather(kernel: Kernel, work: Work, spec: GatherSpec, *, parallel: bool) -> None:
     from tvm import tirx
 
-    _, height, width, channels = stored_shape(work.operands[0])
+    _, height, width, channels = work.operands[0].stored
     pixels = math.prod(spec.map_size)
     top, _, left, _ = spec.padding
     vector = lanes(channels, work.dtype, kernel.target, most=_WIDEST)
@@ -113,7 +113,7 @@ def _listed(
 
 
 def _flatten(kernel: Kernel, work: Work, *, parallel: bool) -> None:
-    shape = stored_shape(work.operands[0])
+    shape = work.operands[0].stored
     x = kernel.operand("x", work.operands[0])
     made = kernel.operand("made", work.results[0])
     if len(shape) != 4 or shape[1] * shape[2] == 1:

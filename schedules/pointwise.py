@@ -12,7 +12,7 @@ from laudc.ops.add import AddSpec
 from laudc.ops.base import Spec
 from laudc.ops.mask_channels import MaskChannelsSpec
 from laudc.ops.mask_rows import MaskRowsSpec
-from laudc.schedules._kernel import Kernel, Memory, stored_shape
+from laudc.schedules._kernel import Kernel, Memory
 from laudc.schedules._pointwise import pointwise
 from laudc.schedules._spread import lanes, share_out, spread, spread_flat
 from laudc.schedules.base import Choice, Lowered, Schedule, Work
@@ -71,7 +71,7 @@ def _combine(kernel: Kernel, work: Work, operands: list[Memory], made: Memory, *
 
 def _mask(kernel: Kernel, work: Work, x: Memory, mask: Memory, made: Memory, *, parallel: bool) -> None:
     """The map times the decision over each position, or over each channel."""
-    spec, size = work.spec, stored_shape(work.operands[0])[1:]
+    spec, size = work.spec, work.operands[0].stored[1:]
     vector = lanes(size[-1], work.dtype, kernel.target)
     if isinstance(spec, MaskChannelsSpec) and kernel.on_gpu and spec.group > 1:
         vector = lanes(spec.group, work.dtype, kernel.target)  # one decision for the whole vector

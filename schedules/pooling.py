@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from laudc.ops.avg_pool import AvgPoolSpec
 from laudc.ops.max_pool import MaxPoolSpec
-from laudc.schedules._kernel import Kernel, stored_shape
+from laudc.schedules._kernel import Kernel
 from laudc.schedules._spread import lanes, share_out, spread
 from laudc.schedules.base import Choice, Lowered, Schedule, Work
 
@@ -34,12 +34,12 @@ class PoolingSchedule(Schedule):
         spec = work.spec
         assert isinstance(spec, MaxPoolSpec | AvgPoolSpec)
         takes_maximum = isinstance(spec, MaxPoolSpec)
-        _, height, width, channels = stored_shape(work.operands[0])
+        _, height, width, channels = work.operands[0].stored
         vector = lanes(channels, work.dtype, target)
         with Kernel(target) as kernel:
             x = kernel.operand("x", work.operands[0])
             made = kernel.operand("made", work.results[0])
-            size = stored_shape(work.results[0])[1:]
+            size = work.results[0].stored[1:]
             with spread(kernel, size, vector=vector, parallel=bool(choice["parallel"])) as (b, i, j, c):
                 pooled = kernel.local("pooled", vector)
                 with kernel.vectorized(vector) as lane:
