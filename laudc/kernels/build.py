@@ -77,6 +77,8 @@ def build_all(kernels: Iterable[Kernel], *, built: Callable[[Kernel], None] | No
             found[key] = binary
             if built:
                 built(kernel)
+    if not missing:
+        return found
     workers = min(len(missing), detect_cpu().cores)
     build_missing = _build_in_workers if workers > 1 and len(missing) > 2 else _build_here
     return found | build_missing(missing, built)
