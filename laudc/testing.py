@@ -17,6 +17,7 @@ from torch import Tensor, fx, nn
 from torch.fx.node import Argument, Target
 
 from laudc.capture import capture
+from laudc.kernels.toolchain import EXTRA, CudaCompiler, Missing, find_compiler
 from laudc.ops import OPS, Op, Spec
 from laudc.ops._masker import Masker
 from laudc.ops.conv2d import Conv2d
@@ -302,3 +303,14 @@ def state_hash(model: nn.Module) -> str:
         digest.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
     digest.update(repr([module.training for module in model.modules()]).encode())
     return digest.hexdigest()
+
+
+# ---- kernels
+
+
+def nvrtc_for(arch: str) -> CudaCompiler:
+    """NVRTC, which every machine that tests has: without it a test fails."""
+    compiler = find_compiler(arch)
+    assert not isinstance(compiler, Missing), str(compiler)
+    assert compiler.name == "NVRTC", f"{compiler} is here, but not NVRTC for {arch}; {EXTRA}"
+    return compiler

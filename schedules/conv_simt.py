@@ -6,7 +6,7 @@ the masker's column. Tensor-core schedules are asked before it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 import torch
@@ -60,10 +60,7 @@ class ConvSimt(Schedule):
         if _is_thin(p):
             return STRIPS
         columns = p.group_columns + p.masker
-        narrowest = min(tile.choice["bn"] for tile in TILES)
-        # Idle weight loads cost registers: with half its columns idle a tile may spill.
-        filled = (tile for tile in TILES if tile.choice["bn"] < max(2 * columns, narrowest + 1))
-        return ranked(p, filled, _tile, target, columns=columns, enough_warps=ENOUGH_WARPS)
+        return ranked(p, _filled(p, columns), _tile, target, columns=columns, enough_warps=ENOUGH_WARPS)
 
     def build(self, work: Work, target: Target, choice: Choice) -> Lowered:
         from laudc.schedules._cuda_simt_direct import Strip, direct_module
@@ -82,6 +79,17 @@ class ConvSimt(Schedule):
 
 def _tile(choice: Choice) -> SimtTile:
     return SimtTile(**choice)
+
+
+def _filled(p: Problem, columns: int) -> Iterator[Candidate]:
+    """The tiles with more columns busy than idle, since idle ones cost registers, which may spill.
+
+    All where channels are read one or two at a time: there the narrowest tile, with the most reads, costs more.
+    """
+    narrowest = min(tile.choice["bn"] for tile in TILES)
+    for tile in TILES:
+        if tile.choice["bn"] < 2 * columns or tile.choice["bn"] == narrowest or p.group_channels % 4:
+            yield tile
 
 
 def _is_thin(p: Problem) -> bool:

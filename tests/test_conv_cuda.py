@@ -10,11 +10,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
-from laudc.kernels.toolchain import Compiled, Missing, compile_cubin, find_compiler
+import laudc
+from laudc.kernels.toolchain import Compiled, compile_cubin
 from laudc.ops.conv2d import Conv2dSpec
-from laudc.schedules import SCHEDULES, Choice, Schedule
-from laudc.targets import TARGETS, Target
+from laudc.schedules import SCHEDULES, Schedule
+from laudc.targets import TARGETS
+from laudc.testing import Residual, conv_norm, nvrtc_for, random_images
 
 sys.path.insert(0, str(Path(__file__).parent / "gpu"))
 from conv_cases import GENERAL, RESNET50, TENSOR_CORE, Case, conv
@@ -23,79 +26,104 @@ SIMT, MMA, WGMMA = (SCHEDULES[name] for name in ("conv-simt", "conv-mma", "conv-
 TX2, V100, A100, H200 = (TARGETS[name] for name in ("jetson-tx2", "v100", "a100", "h200"))
 OLD, BOTH = ("jetson-nano", "jetson-tx2", "v100"), ("float32", "float16")
 CASES = {case.name: case for case in (*GENERAL, *TENSOR_CORE, *RESNET50)}
+GROUPED = tuple(name for name, case in CASES.items() if "groups gathered" in name or "depthwise gathered" in name)
+
+
+def slow_but(fast: tuple[str, ...], *others: tuple[str, ...]) -> list[object]:
+    """Parameters of which only the first are tried before a commit."""
+    return [fast, *(pytest.param(*values, marks=pytest.mark.slow) for values in others if values != fast)]
 
 
 @cache
-def _source(schedule: Schedule, case: Case, dtype: str, target: Target, number: int = 0) -> str:
+def _source(schedule: str, case: str, dtype: str, target: str) -> str:
+    """The CUDA text with the default tile, at batch 1."""
     import tvm
 
-    work = case.work(1, dtype)
-    assert schedule.refuse(work, target) is None
-    choice: Choice = schedule.choices(work, target)[number]
-    lowered = schedule.build(work, target, choice)
-    device = tvm.target.Target(target.tvm_target_json(), host="llvm")
-    with device:
-        executable = tvm.compile(lowered.module, target=device, tir_pipeline=lowered.pipeline)
+    plan, work, device = SCHEDULES[schedule], CASES[case].work(1, dtype), TARGETS[target]
+    assert plan.refuse(work, device) is None
+    lowered = plan.build(work, device, plan.choices(work, device)[0])
+    tvm_target = tvm.target.Target(device.tvm_target_json(), host="llvm")
+    with tvm_target:
+        executable = tvm.compile(lowered.module, target=tvm_target, tir_pipeline=lowered.pipeline)
     return str(executable.mod.imports[0].inspect_source())
 
 
-def _compiled(source: str, arch: str) -> Compiled:
-    compiler = find_compiler(arch)
-    if isinstance(compiler, Missing):
-        pytest.skip(str(compiler))
-    return compile_cubin(source, arch, compiler)
+def _compiled(schedule: str, case: str, dtype: str, target: str) -> Compiled:
+    arch = TARGETS[target].arch
+    return compile_cubin(_source(schedule, case, dtype, target), arch, nvrtc_for(arch))
 
 
-@pytest.mark.parametrize("target", [TX2, V100], ids=str)
-@pytest.mark.parametrize("dtype", ["float32", "float16"])
-def test_before_sm_80_there_are_no_newer_instructions(target: Target, dtype: str) -> None:
-    source = _source(SIMT, CASES["2 conv2"], dtype, target)
+@pytest.mark.parametrize(
+    ("target", "dtype"),
+    slow_but(("jetson-tx2", "float32"), *((target, dtype) for target in ("jetson-tx2", "v100") for dtype in BOTH)),
+)
+def test_before_sm_80_there_are_no_newer_instructions(target: str, dtype: str) -> None:
+    source = _source("conv-simt", "2 conv2", dtype, target)
     assert not any(word in source for word in ("cp.async", "mma.sync", "wgmma", "ldmatrix", "stmatrix"))
 
 
 def test_mma_copies_asynchronously_and_has_no_hopper_instruction_on_an_a100() -> None:
-    source = _source(MMA, CASES["2 conv2"], "float16", A100)
+    source = _source("conv-mma", "2 conv2", "float16", "a100")
     assert all(word in source for word in ("cp.async.cg", "ldmatrix", "mma.sync.aligned.m16n8k16"))
     assert not any(word in source for word in ("wgmma", "stmatrix"))
 
 
 def test_wgmma_is_the_first_choice_on_a_hopper_and_only_there() -> None:
-    source = _source(WGMMA, CASES["2 conv2"], "float16", H200)
+    source = _source("conv-wgmma", "2 conv2", "float16", "h200")
     assert all(word in source for word in ("cp.async.cg", "wgmma.mma_async", "stmatrix"))
     assert WGMMA.rank < MMA.rank < SIMT.rank
     assert WGMMA.refuse(CASES["2 conv2"].work(1, "float16"), A100) == "wgmma is an instruction of sm_90a, not of sm_80"
 
 
 def test_channels_in_vectors_are_read_in_vectors() -> None:
-    assert "float4*)(x_ptr" in _source(SIMT, CASES["3x3"], "float32", TX2)
-    assert "uint4*)(x_ptr" in _source(SIMT, CASES["3x3"], "float16", TX2)
-    assert "float4*)(x_ptr" not in _source(SIMT, CASES["5 channels"], "float32", TX2)
+    assert "float4*)(x_ptr" in _source("conv-simt", "2 conv2", "float32", "jetson-tx2")
+    assert "uint4*)(x_ptr" in _source("conv-simt", "3x3", "float16", "jetson-tx2")
+    assert "float4*)(x_ptr" not in _source("conv-simt", "5 channels", "float32", "jetson-tx2")
 
 
 def test_the_unused_operands_are_no_arguments() -> None:
-    lowered = SIMT.build(
-        CASES["rows in place"].work(1, "float32"), TX2, SIMT.choices(CASES["rows in place"].work(1, "float32"), TX2)[0]
-    )
-    assert [str(parameter.name) for parameter in lowered.module["kernel"].params] == [
-        "x",
-        "rows",
-        "weight",
-        "bias",
-        "out",
-    ]
+    work = CASES["depthwise rows in place"].work(1, "float32")
+    lowered = SIMT.build(work, TX2, SIMT.choices(work, TX2)[0])
+    arguments = [str(parameter.name) for parameter in lowered.module["kernel"].params]
+    assert arguments == ["x", "rows", "weight", "bias", "out"]
 
 
 @pytest.mark.parametrize(
-    ("schedule", "target", "dtype", "name"),
+    ("schedule", "target", "dtype", "case"),
     [
-        *((SIMT, target, dtype, "2 conv2") for target in OLD for dtype in BOTH),
-        *((SIMT, "jetson-tx2", "float16", n) for n in ("stem", "depthwise", "between units of 2", "masker", "head")),
-        *((MMA, target, "float16", name) for target in ("a100", "rtx3090", "orin") for name in ("2 conv2", "3 conv3")),
-        *((WGMMA, "h200", "float16", name) for name in ("1 conv2", "2 conv2", "3 conv2", "3 conv3", "head")),
+        *slow_but(
+            ("conv-simt", "jetson-tx2", "float32", "2 conv2"),
+            *(("conv-simt", target, dtype, "2 conv2") for target in OLD for dtype in BOTH),
+            *(
+                ("conv-simt", "jetson-tx2", "float16", case)
+                for case in ("stem", "depthwise", "between units of 2", "masker", "head")
+            ),
+        ),
+        *slow_but(
+            ("conv-mma", "a100", "float16", "2 conv2"),
+            *(
+                ("conv-mma", target, "float16", case)
+                for target in ("a100", "rtx3090", "orin")
+                for case in ("2 conv2", "3 conv3")
+            ),
+        ),
+        *slow_but(
+            ("conv-wgmma", "h200", "float16", "2 conv2"),
+            *(("conv-wgmma", "h200", "float16", case) for case in ("1 conv2", "3 conv2", "3 conv3", "head")),
+        ),
+        *slow_but(
+            ("conv-simt", "jetson-tx2", "float32", "thin groups gathered compact"),
+            *(
+                ("conv-simt", target, dtype, case)
+                for target in ("jetson-tx2", "h200")
+                for dtype in BOTH
+                for case in GROUPED
+            ),
+        ),
     ],
-)  # fmt: skip
-def test_the_default_tile_compiles_without_spills(schedule: Schedule, target: str, dtype: str, name: str) -> None:
-    compiled = _compiled(_source(schedule, CASES[name], dtype, TARGETS[target]), TARGETS[target].arch)
+)
+def test_the_default_tile_compiles_without_spills(schedule: str, target: str, dtype: str, case: str) -> None:
+    compiled = _compiled(schedule, case, dtype, target)
     assert (compiled.spill_bytes, compiled.stack_bytes) == (0, 0)
     assert "C75" not in compiled.log  # wgmma made to wait for itself
 
@@ -104,27 +132,64 @@ def test_the_default_tile_compiles_without_spills(schedule: Schedule, target: st
 @pytest.mark.parametrize(
     ("schedule", "target", "dtype"),
     [
-        *(
-            (SIMT, target, dtype)
-            for target in ("jetson-nano", "jetson-tx2", "v100")
-            for dtype in ("float32", "float16")
-        ),
-        *((MMA, target, "float16") for target in ("a100", "rtx3090")),
-        (WGMMA, "h200", "float16"),
+        *(("conv-simt", target, dtype) for target in OLD for dtype in BOTH),
+        *(("conv-mma", target, "float16") for target in ("a100", "rtx3090")),
+        ("conv-wgmma", "h200", "float16"),
     ],
 )
-def test_no_kernel_of_a_resnet50_spills(schedule: Schedule, target: str, dtype: str) -> None:
-    device = TARGETS[target]
+def test_no_kernel_of_a_resnet50_spills(schedule: str, target: str, dtype: str) -> None:
     for case in RESNET50:
-        if schedule.refuse(case.work(1, dtype), device) is None:
-            compiled = _compiled(_source(schedule, case, dtype, device), device.arch)
+        if SCHEDULES[schedule].refuse(case.work(1, dtype), TARGETS[target]) is None:
+            compiled = _compiled(schedule, case.name, dtype, target)
             assert (compiled.spill_bytes, compiled.stack_bytes) == (0, 0), case.name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", BOTH)
+def test_no_general_case_spills_on_a_hopper(dtype: str) -> None:
+    for case in GENERAL:
+        compiled = _compiled("conv-simt", case.name, dtype, "h200")
+        assert (compiled.spill_bytes, compiled.stack_bytes) == (0, 0), case.name
+
+
+def test_no_tile_is_offered_of_which_half_would_be_idle_but_where_channels_are_odd() -> None:
+    for channels, columns, widest in (
+        (16, 5, 16),
+        (16, 16, 16),
+        (16, 17, 32),
+        (16, 33, 64),
+        (16, 41, 80),
+        (6, 5, 80),
+    ):
+        work = conv("narrow", in_channels=channels, out_channels=columns).work(1, "float32")
+        assert max(choice["bn"] for choice in SIMT.choices(work, H200)) == widest
+
+
+def test_a_gathered_row_is_read_by_groups_in_vectors() -> None:
+    assert "float4*)(x_ptr" in _source("conv-simt", "wide groups gathered", "float32", "jetson-tx2")
+    work = CASES["wide groups gathered"].work(1, "float16")
+    reason = "tensor-core tiles take one group, not 2"
+    assert [schedule.refuse(work, H200) for schedule in (SIMT, MMA, WGMMA)] == [None, reason, reason]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", ["jetson-tx2", "h200"])
+def test_a_grouped_network_compiles_with_its_gathers_before_the_convolutions(target: str) -> None:
+    blocks = (Residual(conv_norm(32, 32), conv_norm(32, 32, 3, groups=groups), conv_norm(32, 32)) for groups in (2, 8))
+    head = (nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 10))
+    network = nn.Sequential(conv_norm(3, 32, 3), nn.ReLU(), *blocks, *head).eval()
+    model = laudc.compile(laudc.transform(network, random_images(1, 3, 20, 24)), target, without=["gather-conv"])
+    specs = (step.kernel.work.spec for step in model.lowering.executable.steps)
+    gathered = [spec.groups for spec in specs if isinstance(spec, Conv2dSpec) and spec.gathered]
+    assert [groups for groups in gathered if groups > 1] == [2, 8]
+    assert all(binary.cubin for binary in model.binaries.values())
 
 
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
         ({"gathered": True}, "a gathered or compact matrix needs a row list"),
+        ({"gathered": True, "rows": True, "channels_in": 8}, "a gathered matrix has no channel lists"),
         ({"compact": True}, "a gathered or compact matrix needs a row list"),
         ({"masker": True, "residual": "dense"}, "a masker's column goes with a plain convolution only"),
         ({"residual": "in_place"}, "a residual is updated in place at listed rows of a map only"),
@@ -184,7 +249,7 @@ def test_every_tile_that_is_offered_fits_the_chip(schedule: Schedule) -> None:
 
 
 def test_a_masker_widens_the_instruction_by_8_columns() -> None:
-    source = _source(WGMMA, CASES["masker of 64"], "float16", H200)
+    source = _source("conv-wgmma", "masker of 64", "float16", "h200")
     assert "wgmma.mma_async.sync.aligned.m64n72k16" in source
     packed, _ = WGMMA.pack(
         CASES["masker of 64"].work(1, "float16"),
@@ -194,6 +259,7 @@ def test_a_masker_widens_the_instruction_by_8_columns() -> None:
     assert packed.shape == (72, 64)
 
 
+@pytest.mark.slow
 def test_a_machine_without_the_compiler_can_rank_tiles_and_pack() -> None:
     program = """
 import sys

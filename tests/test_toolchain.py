@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import shutil
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,9 +15,10 @@ import pytest
 from laudc.errors import BuildError, InputError, StorageError, ToolchainError
 from laudc.kernels import cache, toolchain
 from laudc.kernels.toolchain import CudaCompiler, Missing, compile_cubin, compiling_for, find_compiler
+from laudc.testing import nvrtc_for
 
 ARCHS = ["sm_53", "sm_62", "sm_70", "sm_86", "sm_90a"]
-EXTRA_IS_HERE = importlib.util.find_spec("cuda") is not None
+COMPILERS = ["NVRTC", pytest.param("nvcc", marks=pytest.mark.slow)]
 KERNEL = """
 #include <cuda_fp16.h>
 #include <mma.h>
@@ -72,43 +71,44 @@ def pretended(monkeypatch: pytest.MonkeyPatch) -> Pretended:
     return stand_in
 
 
-def compilers(arch: str) -> Iterator[CudaCompiler]:
-    """Every compiler here that knows the architecture."""
+def compiler_named(name: str, arch: str) -> CudaCompiler:
+    """That compiler, if it knows the architecture. NVRTC comes with the tests, nvcc need not be here."""
+    if name == "NVRTC":
+        return nvrtc_for(arch)
     path = shutil.which("nvcc")
-    for compiler in (toolchain._nvrtc(), toolchain._nvcc(path) if path else None):
-        if compiler and toolchain._capability(arch) in compiler.capabilities:
-            yield compiler
+    nvcc = toolchain._nvcc(path) if path else None
+    if nvcc is None or toolchain._capability(arch) not in nvcc.capabilities:
+        pytest.skip(f"no nvcc here compiles for {arch}")
+    return nvcc
 
 
 @pytest.mark.parametrize("arch", ARCHS)
-def test_a_kernel_compiles_for_every_family_or_the_extra_is_named(arch: str) -> None:
-    compiler = find_compiler(arch)
-    if not EXTRA_IS_HERE and isinstance(compiler, Missing):
-        assert str(compiler) == f"no compiler here can target {arch}; pip install 'laudc[cuda12]'"
-        return
-    assert isinstance(compiler, CudaCompiler)
-    compiled = compile_cubin(KERNEL, arch, compiler)
+def test_a_kernel_compiles_for_every_family(arch: str) -> None:
+    compiled = compile_cubin(KERNEL, arch, nvrtc_for(arch))
     assert compiled.cubin[:4] == b"\x7fELF"
     assert compiled.registers > 0
     assert (compiled.spill_bytes, compiled.stack_bytes, compiled.shared_bytes) == (0, 0, 256)
 
 
-def test_both_compilers_measure_alike() -> None:
-    for compiler in compilers("sm_86"):
-        compiled = compile_cubin(SPILLING, "sm_86", compiler)
-        assert compiled.registers == 64, compiler
-        assert compiled.spill_bytes > 100, compiler
-        assert compiled.stack_bytes > 100, compiler
+@pytest.mark.slow
+@pytest.mark.parametrize("name", COMPILERS)
+def test_both_compilers_measure_alike(name: str) -> None:
+    compiled = compile_cubin(SPILLING, "sm_86", compiler_named(name, "sm_86"))
+    assert compiled.registers == 64
+    assert compiled.spill_bytes > 100
+    assert compiled.stack_bytes > 100
 
 
-def test_division_stays_exact() -> None:
+@pytest.mark.parametrize("name", COMPILERS)
+def test_division_stays_exact(name: str) -> None:
     # fast math makes a division one approximate instruction, and the kernel much shorter
-    for compiler in compilers("sm_86"):
-        plain = compile_cubin(KERNEL, "sm_86", compiler)
-        fast = compile_cubin(KERNEL, "sm_86", compiler, options=("--use_fast_math",))
-        assert len(plain.cubin) > len(fast.cubin), compiler
+    compiler = compiler_named(name, "sm_86")
+    plain = compile_cubin(KERNEL, "sm_86", compiler)
+    fast = compile_cubin(KERNEL, "sm_86", compiler, options=("--use_fast_math",))
+    assert len(plain.cubin) > len(fast.cubin)
 
 
+@pytest.mark.parametrize("name", COMPILERS)
 @pytest.mark.parametrize(
     ("source", "said"),
     [
@@ -116,13 +116,14 @@ def test_division_stays_exact() -> None:
         ("#include <absent.h>\n", r"kernel\.cu.*: .*error: .*absent\.h"),
         ('__global__ void f() { asm volatile("wgmma.fence.sync.aligned;"); }', r"error\s*: Instruction 'wgmma.fence'"),
     ],
+    ids=["an unknown name", "an absent header", "an instruction of another chip"],
 )
-def test_a_kernel_that_does_not_compile_says_its_first_error(source: str, said: str) -> None:
-    for compiler in compilers("sm_86"):
-        with pytest.raises(BuildError, match=f"^{compiler} cannot compile a kernel for sm_86: .*{said}") as failed:
-            compile_cubin(source, "sm_86", compiler)
-        assert "\n" not in str(failed.value)
-        assert failed.value.__notes__
+def test_a_kernel_that_does_not_compile_says_its_first_error(source: str, said: str, name: str) -> None:
+    compiler = compiler_named(name, "sm_86")
+    with pytest.raises(BuildError, match=f"^{compiler} cannot compile a kernel for sm_86: .*{said}") as failed:
+        compile_cubin(source, "sm_86", compiler)
+    assert "\n" not in str(failed.value)
+    assert failed.value.__notes__
 
 
 def without(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
@@ -280,7 +281,10 @@ def test_tvm_is_told_when_no_compiler_is_here(monkeypatch: pytest.MonkeyPatch) -
         pass
 
 
-def test_tvms_own_source_compiles_for_every_family() -> None:
+@pytest.mark.slow
+@pytest.mark.parametrize("name", COMPILERS)
+@pytest.mark.parametrize("arch", ARCHS)
+def test_tvms_own_source_compiles_for_every_family(arch: str, name: str) -> None:
     import tvm
     from tvm import s_tir, te
 
@@ -290,11 +294,9 @@ def test_tvms_own_source_compiles_for_every_family() -> None:
     blocks, threads = schedule.split(schedule.get_loops(schedule.get_sblock("y"))[0], [None, 64])
     schedule.bind(blocks, "blockIdx.x")
     schedule.bind(threads, "threadIdx.x")
-    for arch in ARCHS:
-        target = tvm.target.Target({"kind": "cuda", "arch": arch}, host="llvm")
-        source = tvm.compile(schedule.mod, target=target).mod.imports[0].inspect_source()
-        for compiler in compilers(arch):
-            assert compile_cubin(source, arch, compiler).spill_bytes == 0
+    target = tvm.target.Target({"kind": "cuda", "arch": arch}, host="llvm")
+    source = tvm.compile(schedule.mod, target=target).mod.imports[0].inspect_source()
+    assert compile_cubin(source, arch, compiler_named(name, arch)).spill_bytes == 0
 
 
 def test_asking_for_a_compiler_imports_neither_torch_nor_tvm() -> None:
