@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 import laudc
-from laudc.kernels.artifact import save
 from laudc.targets import TARGETS, load_target
 
 # An RTX 3050: like the RTX 3060, with fewer of everything. Each number stands beside where it comes from.
@@ -64,7 +63,7 @@ def main() -> None:
     print(f"{len(compiled.binaries)} kernels, {compiled.dtype}, for {target.arch}")
     for note in compiled.missing:
         print(f"as source only: {note}")
-    save(Path("small-net.my-gpu.laud"), compiled, force=True)
+    laudc.save(compiled, "small-net.my-gpu.laud", force=True)
 
 
 if __name__ == "__main__":

@@ -5,14 +5,11 @@ python examples/your_own_network.py        writes wave-net.laud and wave-net.cpu
 The same file serves the command line: laudc convert examples/your_own_network.py:WaveNet --size 32
 """
 
-from pathlib import Path
-
 import torch
 from torch import Tensor, nn
 
 import laudc
 from laudc.dynamic_model import DynamicModel
-from laudc.kernels.artifact import save
 from laudc.ladder import climb, require
 
 
@@ -71,7 +68,7 @@ def main() -> None:
     images, labels = stripes(8)
     network = laudc.transform(WaveNet(), images, paradigm="spatial", granularity="4")
     train(network, steps=60, wanted_rate=0.5)
-    save(Path("wave-net.laud"), network, force=True)
+    laudc.save(network, "wave-net.laud", force=True)
 
     compiled = laudc.compile(network, target="cpu", batch=8)
     correct = (compiled(images).argmax(1) == labels).float().mean()
@@ -82,7 +79,7 @@ def main() -> None:
     rungs = climb(compiled)
     require(rungs)
     print(f"all {len(rungs)} rungs of the equality ladder hold")
-    save(Path("wave-net.cpu.laud"), compiled, force=True)
+    laudc.save(compiled, "wave-net.cpu.laud", force=True)
 
 
 if __name__ == "__main__":

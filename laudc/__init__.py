@@ -18,12 +18,12 @@ from laudc import torchvision_repair
 from laudc.errors import LaudcError
 
 if TYPE_CHECKING:
-    from laudc.api import compile, load, transform
+    from laudc.api import compile, load, save, transform
 
-__all__ = ["LaudcError", "__version__", "compile", "load", "transform"]
+__all__ = ["LaudcError", "__version__", "compile", "load", "save", "transform"]
 __version__ = "0.1.0"
 
-_HOMES = {"compile": "laudc.api", "load": "laudc.api", "transform": "laudc.api"}
+_HOMES = {"compile": "laudc.api", "load": "laudc.api", "save": "laudc.api", "transform": "laudc.api"}
 
 torchvision_repair.install()
 

@@ -1,9 +1,10 @@
-"""The public functions: transform, compile, load."""
+"""The public functions: transform, compile, save, load."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import UnionType
 
 from torch import Tensor, nn
 
@@ -13,7 +14,7 @@ from laudc.dynamic_model import DynamicModel, example_shape
 from laudc.errors import InputError
 from laudc.kernels.build import Binary, build_all
 from laudc.kernels.kernel import Kernel
-from laudc.plan import Plan
+from laudc.plan import Plan, check_seed
 from laudc.program import Program
 from laudc.targets import Target, load_target
 
@@ -37,6 +38,12 @@ def transform(
 
     Raises CaptureError (cannot be traced, no residual block), InputError (a bad option).
     """
+    _refuse_other(model, nn.Module, "model", "a torch.nn.Module")
+    _refuse_other(paradigm, str, "paradigm", "a text, such as 'spatial+channel'")
+    _refuse_other(granularity, str | None, "granularity", "a text, such as '4-4-2-1'")
+    _refuse_other(example_inputs, Tensor | None, "example input", "one tensor (B, C, H, W)")
+    _refuse_other(target, str | None, "target", "the name of a target, or the path of its file")
+    check_seed(seed)
     return convert(
         model,
         example_inputs,
@@ -67,9 +74,12 @@ def compile(
     Raises InputError, CaptureError, BuildError (no kernel for an operation), ArtifactError (a bad file).
     """
     if isinstance(model, str | Path):
-        from laudc.kernels.artifact import read_converted
+        from laudc.artifact import read_converted
 
         model = read_converted(Path(model)).dynamic()
+    _refuse_other(model, nn.Module, "model", "what `transform` returns, a torch.nn.Module or a path")
+    _refuse_other(target, str | Target, "target", "the name of a target, or the path of its file")
+    _refuse_size(size)
     device = load_target(target) if isinstance(target, str) else target
     chosen = dtype or device.default_dtype
     if chosen not in device.dtypes:
@@ -94,6 +104,17 @@ def compile(
     )
 
 
+def _refuse_other(value: object, wanted: type | UnionType, what: str, words: str) -> None:
+    if not isinstance(value, wanted):
+        raise InputError(f"the {what} is a {type(value).__name__}", f"give {words}")
+
+
+def _refuse_size(size: object) -> None:
+    sides = size if isinstance(size, tuple) else ()
+    if size is not None and not (len(sides) == 2 and all(type(side) is int and side > 0 for side in sides)):
+        raise InputError(f"the size {size!r} is not two whole numbers above 0", "give (height, width)")
+
+
 def _program(model: nn.Module) -> tuple[Program, Plan | None]:
     if isinstance(model, DynamicModel):
         return model.program, model.plan
@@ -114,6 +135,16 @@ def _build(kernels: Sequence[Kernel], progress: Callable[[int, int], None] | Non
     return build_all(kernels, built=one_more)
 
 
+def save(model: DynamicModel | CompiledModel, path: str | Path, *, force: bool = False) -> None:
+    """Write a .laud file: the trainable network as it is now, or the compiled one with its kernels.
+
+    Whole or not at all; an existing file is replaced only with `force`. Raises InputError, StorageError.
+    """
+    from laudc.artifact import save as save_artifact
+
+    save_artifact(Path(path), model, force=force)
+
+
 def load(path: str | Path, *, trust: bool = False) -> DynamicModel | CompiledModel:
     """What a .laud file holds: the trainable model of an uncompiled one, the compiled network of a compiled one.
 
@@ -121,6 +152,6 @@ def load(path: str | Path, *, trust: bool = False) -> DynamicModel | CompiledMod
     cache); `trust=True` uses the binaries inside the file. Raises ArtifactError for a file that is damaged, edited,
     too new or for another CPU.
     """
-    from laudc.kernels.artifact import read
+    from laudc.artifact import read
 
     return read(Path(path)).model(trust=trust)

@@ -35,7 +35,7 @@ def capture(model: nn.Module, example: Tensor, *, source: Mapping[str, str] | No
     Raises CaptureError where the module's Python cannot be traced (control flow on values), where it does not
     accept the example, or where the traced program computes something else.
     """
-    if example.ndim != 4 or example.dtype != torch.float32:
+    if example.ndim != 4 or example.dtype != torch.float32 or 0 in example.shape:
         raise InputError(
             f"the example input is {str(example.dtype).removeprefix('torch.')}{list(example.shape)}",
             "give a float32 image batch (B, C, H, W)",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -74,7 +75,8 @@ def _refuse_too_large(program: Program) -> None:
     batch = input_type(program).shape[0]
     if largest >= _MOST_ELEMENTS or batch > _LARGEST_BATCH:
         fits = min(_LARGEST_BATCH, (_MOST_ELEMENTS - 1) * batch // largest)
-        raise InputError(f"at batch {batch} a map has {largest} elements", f"compile for a batch of at most {fits}")
+        step = f"compile for a batch of at most {fits}" if fits else "choose a smaller size"
+        raise InputError(f"at batch {batch} a map has {largest} elements", step)
 
 
 @dataclass(kw_only=True)
@@ -93,7 +95,8 @@ class CompiledModel:
     binaries: dict[str, Binary]
     _runner: Runner | None = field(default=None, repr=False)
     _loading: threading.Lock = field(default_factory=threading.Lock, repr=False)
-    _calls: int = field(default=0, repr=False)
+    _numbers: Iterator[int] = field(default_factory=itertools.count, repr=False)
+    """Of the calls whose masks are forced; taking one is atomic."""
     _decided: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict, repr=False)
 
     @property
@@ -112,21 +115,23 @@ class CompiledModel:
         if self.target.kind == "cuda":
             check_gpu(self.target)
         self._check(x)
-        given = dict(masks or {})
+        given = masks or {}
         if self.plan is not None:
             check_masks(given, self.mask_shapes, x.shape[0])
-            if self.plan.rate is not None:
+            if self.plan.rate is not None and len(given) < len(self.mask_shapes):
+                number = next(self._numbers)
                 forced = stratified_masks(
-                    self.mask_shapes, batch=x.shape[0], rate=self.plan.rate, seed=self.plan.seed, call=self._calls
+                    self.mask_shapes, batch=x.shape[0], rate=self.plan.rate, seed=self.plan.seed, call=number
                 )
-                self._calls += 1
-                given = forced | given
+                given = forced | dict(given)
         elif given:
             raise InputError("masks were given to a static network", "compile a converted one")
         result, self._decided = self.runner(x.detach(), given)
         result = result.to(x.dtype)
         if out is None:
             return result
+        if out.requires_grad:
+            raise InputError("out requires a gradient", "give a plain tensor; compiled networks are not trained")
         if out.shape != result.shape or out.device != result.device or not out.is_floating_point():
             raise InputError(
                 f"out is {list(out.shape)} on {out.device}, the result {list(result.shape)} on {result.device}",
@@ -137,6 +142,8 @@ class CompiledModel:
     def _check(self, x: object) -> None:
         if not isinstance(x, Tensor):
             raise InputError(f"the input is a {type(x).__name__}", "give a torch tensor")
+        if x.layout is not torch.strided or x.is_neg():
+            raise InputError("the input is no plain tensor", "give x.to_dense().resolve_neg()")
         if tuple(x.shape) != self.shape:
             raise InputError(
                 f"the input is {list(x.shape)}, compiled for {list(self.shape)}",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -38,13 +39,15 @@ class DynamicModel(nn.Module):
 
     def forward(self, x: Tensor, masks: Mapping[str, Tensor] | None = None) -> Tensor:
         """Logits of the network for x (B, C, H, W). `masks` (by masker) replace the decisions of those maskers."""
-        given = dict(masks or {})
+        if x.shape[0] == 0:
+            raise InputError("the batch is empty", "give one image at least")
+        given = masks or {}
         if given or self.plan.rate is not None:
             shapes = mask_shapes(self._sized(x), self.plan)
             check_masks(given, shapes, x.shape[0])
-            given = self._forced(shapes, x.shape[0]) | given
+            given = self._forced(shapes, x.shape[0]) | dict(given)
         self._size = x.shape[2:]
-        out, self._decided = self.graph(x, given or None)
+        out, self._decided = self.graph(x, dict(given) or None)
         return torch.as_tensor(out)
 
     def _sized(self, x: Tensor) -> Program:
@@ -97,6 +100,11 @@ class DynamicModel(nn.Module):
         """Multiply-accumulates per sample of the static network."""
         return static_macs(self.program)
 
+    def __reduce__(self) -> NoReturn:
+        raise InputError(
+            "a dynamic model is not pickled", "write it with laudc.save(model, path), read it with laudc.load"
+        )
+
     def __deepcopy__(self, memo: dict[int, object]) -> DynamicModel:
         import copy
         from dataclasses import replace
@@ -126,6 +134,8 @@ def mask_shapes(program: Program, plan: Plan) -> tuple[MaskShape, ...]:
 def check_masks(masks: Mapping[str, Tensor], shapes: tuple[MaskShape, ...], batch: int) -> None:
     """InputError where masks name no masker, do not have its shape, or hold something else than 0 and 1 (which is
     not looked at on a GPU: the host would have to wait for it)."""
+    if not isinstance(masks, Mapping):
+        raise InputError(f"the masks are a {type(masks).__name__}", "give a dict of tensors by masker")
     known = {shape.key: (batch, *shape.units) for shape in shapes}
     for key, mask in masks.items():
         if key not in known:

@@ -67,6 +67,12 @@ def block_macs(
     return tuple(found)
 
 
+def executed_macs(program: Program, decisions: Mapping[str, Tensor], *, masker_fused: Container[str] = ()) -> float:
+    """The whole network per sample, as `block_macs` counts its blocks, those of the maskers included."""
+    blocks = block_macs(program, decisions, masker_fused=masker_fused)
+    return static_macs(program) + sum(float(one.executed) - one.dense for one in blocks)
+
+
 def _is_masker(name: str) -> bool:
     return name in ("patch_masker", "channel_masker", "patch_decision")
 

@@ -256,7 +256,7 @@ def _decisions(model: CompiledModel, program: Program, image: Tensor) -> Iterato
 
 
 def _file(model: CompiledModel, image: Tensor, masks: Mapping[str, Tensor]) -> Rung:
-    from laudc.kernels.artifact import read, save
+    from laudc.artifact import read, save
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "written.laud"

@@ -10,6 +10,7 @@ network keeps random ones, a note says so, and `source["weights"]` is "random". 
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import json
 import socket
@@ -135,6 +136,8 @@ def _torchvision_state(weights: Any) -> dict[str, torch.Tensor]:  # a torchvisio
     cached = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlsplit(weights.url).path).name
     if not cached.exists():
         _probe(weights.url)
+    elif not hashlib.sha256(cached.read_bytes()).hexdigest().startswith(cached.stem.rpartition("-")[2]):
+        raise OSError(f"{cached} is damaged, delete it")  # its name ends with the beginning of its hash
     state = weights.get_state_dict(progress=sys.stderr.isatty(), check_hash=True, weights_only=True, map_location="cpu")
     return cast("dict[str, torch.Tensor]", state)
 

@@ -97,6 +97,13 @@ def check_rate(rate: object) -> float:
     return float(rate)
 
 
+def check_seed(seed: object) -> int:
+    """A seed as torch takes it, or an InputError."""
+    if type(seed) is not int or not 0 <= seed < 2**63:
+        raise InputError(f"the seed {seed!r} is not a whole number from 0 to 2^63 - 1", "give one, such as 0")
+    return seed
+
+
 def parse_paradigms(text: str) -> dict[str, Paradigm]:
     """`spatial+channel` -> its paradigms by name."""
     names = text.split("+")

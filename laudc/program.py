@@ -269,11 +269,19 @@ def program_for(program: Program, shape: tuple[int, ...], *, dtype: str = "float
 
 
 def _resized(program: Program, block: Block) -> Block:
-    """The block at the map size it now has; as it was where its add is gone."""
-    add = next((node for node in program.nodes if node.name == block.add), None)
-    if add is None:
+    """The block at the map size it now has; as it was where its add is gone. InputError where an output pixel no
+    longer stands for `stride` x `stride` pixels of the entry."""
+    nodes = {node.name: node for node in program.nodes}
+    if block.add not in nodes:
         return block
-    height, width = type_of(add).shape[2:]
+    height, width = type_of(nodes[block.add]).shape[2:]
+    before = type_of(nodes[block.entry]).shape[2:]
+    if (height, width) != tuple(-(-extent // block.stride) for extent in before):
+        raise InputError(
+            f"{block.name} makes {height}x{width} of {before[0]}x{before[1]} at stride {block.stride}: decisions would "
+            "not line up at this size",
+            "choose another size, such as the one it was converted with",
+        )
     return replace(block, out_size=(height, width))
 
 
@@ -296,6 +304,12 @@ def _copied(op: Op) -> Op:
     for name, buffer in list(op.named_buffers(recurse=False)):
         op.register_buffer(name, buffer.clone())
     return op
+
+
+def is_view(program: Program, node: fx.Node) -> bool:
+    """Whether a node is a flatten of a map of one pixel: the same bytes."""
+    op = program.op(node)
+    return op is not None and op.spec.name == "flatten" and type_of(node.all_input_nodes[0]).shape[2:] == (1, 1)
 
 
 def is_finite(x: Tensor) -> bool:

@@ -2,8 +2,8 @@
 
 The whole (block x sample x unit) grid holds round(rate * N) active units. Each block gets its share rounded down;
 the units that remain are given to the blocks whose FLOPs bring the total nearest to the rate, out of some random
-ways to give them. At batch 1 that balances whole blocks by FLOPs. The masks are a pure function of
-(seed, call, block, sample).
+ways to give them. At batch 1 that balances whole blocks by FLOPs. The masks are a pure function of the shapes, the
+batch (its samples share one count), the rate, the seed and the call.
 """
 
 from __future__ import annotations

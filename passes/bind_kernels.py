@@ -16,7 +16,7 @@ from torch import fx
 
 from laudc.errors import BuildError
 from laudc.passes.base import Pass
-from laudc.program import Program, input_type, type_of, types_of
+from laudc.program import Program, input_type, is_view, type_of, types_of
 from laudc.schedules import Choice, Work
 from laudc.targets import TARGETS, Target
 
@@ -60,12 +60,6 @@ def needs_no_kernel(program: Program, node: fx.Node) -> bool:
     if node.op in ("placeholder", "output") or node.target is operator.getitem:
         return True
     return is_view(program, node)
-
-
-def is_view(program: Program, node: fx.Node) -> bool:
-    """A flatten of a map of one pixel: the same bytes."""
-    op = program.op(node)
-    return op is not None and op.spec.name == "flatten" and type_of(node.all_input_nodes[0]).shape[2:] == (1, 1)
 
 
 PASS = BindKernels

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import laudc
-from laudc.flops import block_macs
+from laudc.flops import executed_macs, masker_fused
 from laudc.kernels.cpu_features import detect_cpu
 
 CASES = {"layer": None, "spatial": "4-4-2-1", "channel": "16"}
@@ -54,10 +54,9 @@ def main() -> None:
         for rate in RATES:
             pool = [stratified_masks(shapes, batch=1, rate=rate, seed=0, call=call) for call in range(options.rounds)]
             variants[f"{paradigm} {rate:g}"] = lambda call, compiled=compiled, pool=pool: compiled(image, pool[call])
-            spent = [sum(float(b.executed) for b in block_macs(dynamic.program, masks)) for masks in pool]
-            dense = sum(b.dense for b in block_macs(dynamic.program, pool[0]))
-            whole = dynamic.static_macs()
-            ratios[f"{paradigm} {rate:g}"] = (statistics.mean(spent) + whole - dense) / whole
+            fused = masker_fused(compiled.lowering.lowered)
+            spent = [executed_macs(dynamic.program, masks, masker_fused=fused) for masks in pool]
+            ratios[f"{paradigm} {rate:g}"] = statistics.mean(spent) / dynamic.static_macs()
     static = laudc.compile(model, "cpu")
     variants["static, compiled by laudc"] = lambda call: static(image)
     for name, network in in_torch(static.lowering.converted, dtype=torch.float32, device="cpu").items():

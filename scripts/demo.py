@@ -25,7 +25,7 @@ from torch import Tensor
 import laudc
 from laudc.compiled import CompiledModel
 from laudc.dynamic_model import mask_shapes
-from laudc.flops import block_macs, static_macs
+from laudc.flops import executed_macs, masker_fused, static_macs
 from laudc.plan import Plan
 from laudc.preprocess import Preprocessing, load_image
 from laudc.program import Program
@@ -76,7 +76,10 @@ def measure(compiled: CompiledModel, plan: Plan) -> None:
     }
     with torch.inference_mode():
         times_ms = interleaved_ms(variants, rounds=CALLS)
-    costs = [static_macs(program)] * len(static) + [executed_macs(program, masks[rate]) for rate in (1.0, RATE)]
+    costs = [static_macs(program)] * len(static) + [
+        executed_macs(program, masks[rate], masker_fused=masker_fused(compiled.lowering.lowered))
+        for rate in (1.0, RATE)
+    ]
     rows = [
         {"what": what, "ms": round(statistics.median(ms), 1), "least_ms": round(min(ms), 1), "mmacs": round(macs / 1e6)}
         for (what, ms), macs in zip(times_ms.items(), costs, strict=True)
@@ -84,11 +87,6 @@ def measure(compiled: CompiledModel, plan: Plan) -> None:
     report(rows, program, plan)
     compiled(image, masks[RATE])
     picture(photograph(image, record), compiled.decisions, program, plan).save(OUTPUT / "skipped.png")
-
-
-def executed_macs(program: Program, masks: Mapping[str, Tensor]) -> float:
-    """Multiply-accumulates of one image, those of the maskers included."""
-    return static_macs(program) + sum(float(one.executed) - one.dense for one in block_macs(program, masks))
 
 
 def report(rows: Sequence[Mapping[str, object]], program: Program, plan: Plan) -> None:

@@ -6,6 +6,7 @@ import threading
 
 import pytest
 import torch
+from torch import nn
 
 import laudc
 from laudc.compiled import CompiledModel
@@ -222,6 +223,36 @@ def test_calls_from_several_threads_do_not_mix(dynamic: DynamicModel, compiled: 
     for thread in threads:
         thread.join()
     assert wrong == []
+
+
+def test_every_call_with_forced_masks_has_its_own(dynamic: DynamicModel) -> None:
+    forced = laudc.transform(conditioned(TinyNet), IMAGE, paradigm="spatial", rate=0.5).eval()
+    network = laudc.compile(forced, "cpu", batch=2)
+    first, second = (network(IMAGE) is not None and network.decisions for _ in range(2))
+    assert any(not torch.equal(first[key], second[key]) for key in first)
+    ones = {key: torch.ones_like(mask) for key, mask in first.items()}
+    network(IMAGE, ones)
+    assert next(network._numbers) == 2  # masks that were all given took no number
+
+
+class PadsNothing(nn.Module):
+    """A 2x2 convolution at stride 2 lines up with its shortcut at even sizes alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 8, 2, stride=2)
+        self.conv2 = nn.Conv2d(8, 8, 3, padding=1)
+        self.shortcut = nn.Conv2d(3, 8, 2, stride=2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.relu(self.conv2(torch.relu(self.conv1(x))) + self.shortcut(x)).mean((2, 3))
+
+
+def test_a_size_at_which_decisions_do_not_line_up_is_refused() -> None:
+    dynamic = laudc.transform(conditioned(PadsNothing, size=(32, 32)), random_images(1, 3, 32, 32), paradigm="spatial")
+    with pytest.raises(InputError, match="decisions would not line up at this size; choose another size"):
+        laudc.compile(dynamic, "cpu", size=(33, 33))
+    laudc.compile(dynamic, "cpu", size=(34, 40))
 
 
 def test_memory_is_shared_between_values_that_do_not_meet(compiled: CompiledModel) -> None:

@@ -13,8 +13,8 @@ import torch
 from PIL import Image
 
 import laudc
+from laudc.artifact import read
 from laudc.dynamic_model import DynamicModel
-from laudc.kernels.artifact import read
 from laudc.testing import tiny
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -77,6 +77,11 @@ def test_schedules_know_only_ops_and_targets() -> None:
     assert offences(modules("schedules"), ("laudc.passes", "laudc.kernels", *TOP)) == []
 
 
+def test_kernels_know_nothing_above_them() -> None:
+    above = ("laudc.passes", "laudc.compiled", "laudc.artifact", "laudc.ladder", "laudc.api", "laudc.report", *TOP)
+    assert offences(modules("laudc/kernels"), above) == []
+
+
 def test_only_schedules_and_kernels_touch_tvm() -> None:
     allowed = (ROOT / "schedules", ROOT / "laudc" / "kernels")
     files = [file for file in own_modules() if not any(file.is_relative_to(folder) for folder in allowed)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import threading
 import urllib.error
@@ -78,16 +79,29 @@ def test_without_a_network_random_weights_and_a_sentence(name: str) -> None:
     assert "\n" not in named.note
 
 
-def test_weights_in_torchs_cache_are_used_offline(tmp_path: Path) -> None:
+def test_weights_in_torchs_cache_are_used_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     weights = torchvision.models.ResNet18_Weights.DEFAULT
     cache = tmp_path / "torch" / "hub" / "checkpoints"
     cache.mkdir(parents=True)
     state = torchvision.models.resnet18(weights=None).state_dict()
     state["fc.bias"] = torch.arange(1000.0)
-    torch.save(state, cache / weights.url.rpartition("/")[2])  # noqa: TID251  as the download would have left it
+    torch.save(state, cache / "made.pth")  # noqa: TID251  as the download would have left it
+    digest = hashlib.sha256((cache / "made.pth").read_bytes()).hexdigest()
+    monkeypatch.setattr(weights.value, "url", f"https://download.pytorch.org/models/resnet18-{digest[:8]}.pth")
+    (cache / "made.pth").rename(cache / f"resnet18-{digest[:8]}.pth")
     named = open_model("resnet18", seed=0)
     assert (named.source["weights"], named.note) == ("IMAGENET1K_V1", "")
     assert torch.equal(named.module.state_dict()["fc.bias"], torch.arange(1000.0))
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage"])
+def test_damaged_weights_in_torchs_cache_are_one_sentence(tmp_path: Path, content: bytes) -> None:
+    cache = tmp_path / "torch" / "hub" / "checkpoints"
+    cache.mkdir(parents=True)
+    (cache / torchvision.models.ResNet18_Weights.DEFAULT.url.rpartition("/")[2]).write_bytes(content)
+    named = open_model("resnet18", seed=0)
+    assert named.source["weights"] == "random"
+    assert named.note.endswith(".pth is damaged, delete it; going on with random ones")
 
 
 def test_weights_of_timm_are_loaded_from_their_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ import laudc
 
 
 def test_the_public_names_are_these() -> None:
-    assert laudc.__all__ == ["LaudcError", "__version__", "compile", "load", "transform"]
+    assert laudc.__all__ == ["LaudcError", "__version__", "compile", "load", "save", "transform"]
 
 
 @pytest.mark.parametrize("name", laudc.__all__)

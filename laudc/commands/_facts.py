@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from laudc.kernels.artifact import LaudFile
+    from laudc.artifact import LaudFile
     from laudc.plan import Decision, Plan
     from laudc.program import Block, Program
 

@@ -46,7 +46,8 @@ rates = click.option("--rates", type=parse_rates, default="0,.1,.5,1", metavar="
 trust = click.option(
     "--trust", is_flag=True, help="Use the machine code inside the file, instead of building it again."
 )
-seed = click.option("--seed", default=0, help="Of everything random.")
+SEED = click.IntRange(min=0, max=2**63 - 1)
+seed = click.option("--seed", type=SEED, default=0, help="Of everything random.")
 
 
 def size(default: str) -> Callable[[_Command], _Command]:

@@ -12,7 +12,7 @@ import click
 
 from laudc.commands import _options
 from laudc.commands._facts import op_change_words
-from laudc.errors import ArtifactError, InputError
+from laudc.errors import ArtifactError, InputError, StorageError
 
 if TYPE_CHECKING:
     from laudc.compiled import CompiledModel
@@ -47,7 +47,7 @@ def _compile(
     Without ARTIFACT it takes the one converted .laud file of this folder.
     """
     from laudc import api, pipeline
-    from laudc.kernels.artifact import read_converted, refuse_existing, save
+    from laudc.artifact import read_converted, refuse_existing, save
     from laudc.report.console import progress
     from laudc.targets import load_target
 
@@ -80,14 +80,14 @@ COMMAND = _compile
 
 def _only_converted(folder: Path) -> Path:
     """The one file here that can be compiled."""
-    from laudc.kernels.artifact import read
+    from laudc.artifact import read
 
     found, damaged = [], []
     for path in sorted(path for path in folder.glob("*.laud") if path.is_file()):
         try:
             if read(path).kind == "converted":
                 found.append(path)
-        except ArtifactError as error:
+        except (ArtifactError, StorageError) as error:
             damaged.append(error.fact)
     match found:
         case [path]:

@@ -62,8 +62,8 @@ def _convert(
     MODEL is a name of torchvision (resnet50) or timm (timm/resnet50), or a class in a file of your own
     (path/net.py:Net, called without arguments, which becomes net-PARADIGM.laud).
     """
+    from laudc.artifact import refuse_existing, save
     from laudc.convert import convert
-    from laudc.kernels.artifact import refuse_existing, save
     from laudc.models import RANDOM, check_name, condition_random, file_stem, open_model
     from laudc.plan import check_rate, parse_granularity, parse_paradigms
     from laudc.report.console import progress
@@ -118,7 +118,7 @@ def _report(dynamic: DynamicModel, path: Path | None, *, as_json: bool) -> None:
     from laudc.report.console import print_json
 
     program, plan = dynamic.program, dynamic.plan
-    facts, refusals = block_facts(program, plan), (*program.refusals, *plan.refusals)
+    facts, refusals = block_facts(program, plan), program.refusals
     if as_json:
         print_json(
             {

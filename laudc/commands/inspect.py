@@ -14,7 +14,7 @@ from laudc.commands._facts import block_facts, block_table, masker_state, op_cha
 from laudc.errors import ArtifactError, InputError, UnknownName
 
 if TYPE_CHECKING:
-    from laudc.kernels.artifact import LaudFile
+    from laudc.artifact import LaudFile
     from laudc.plan import Plan
     from laudc.program import Program
 
@@ -31,7 +31,7 @@ def _inspect(artifact: Path, graph: bool, symbol: str | None, as_json: bool) -> 
     """Show the blocks, the plan, the passes that ran, the kernels, sizes, versions and hashes of ARTIFACT."""
     if sum((graph, symbol is not None, as_json)) > 1:
         raise InputError("--graph, --kernel and --json are three answers", "ask for one")
-    from laudc.kernels.artifact import read
+    from laudc.artifact import read
 
     found = read(artifact)
     if symbol is not None:

@@ -17,9 +17,9 @@ from laudc.errors import ArtifactError, InputError
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from laudc.artifact import LaudFile
     from laudc.compiled import CompiledModel
     from laudc.dynamic_model import DynamicModel
-    from laudc.kernels.artifact import LaudFile
     from laudc.plan import Plan
     from laudc.program import Program
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 _TOP = 5
 _OURS = "laudc"
+_STEADY = 2.0  # the third quartile over the first, beyond which times say nothing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,9 +39,9 @@ class _Outcome:
     """Of all images; the padding of the last batch is left out."""
     padded: int
     """How many images the last batch lacked."""
-    median_ms: float
-    """Of one call."""
-    static_ms: Mapping[str, float]
+    times_ms: Sequence[float]
+    """Of the timed calls."""
+    static_ms: Mapping[str, Sequence[float]]
     """The same of the static network on torch, by variant; none where nothing is skipped."""
     masker_fused: frozenset[str]
     """Blocks whose first convolution runs everywhere, because it carries the masker."""
@@ -52,7 +53,7 @@ class _Outcome:
 @_options.rate
 @click.option("--repeat", type=click.IntRange(min=1), default=10, help="Calls that the time is the median of.")
 @_options.trust
-@click.option("--seed", type=int, help="Of the random masks.", show_default="the plan's")
+@click.option("--seed", type=_options.SEED, help="Of the random masks.", show_default="the plan's")
 @_options.as_json
 def _run(
     artifact: Path,
@@ -68,7 +69,7 @@ def _run(
     A compiled file runs its kernels, and is timed beside the static network on torch. A converted one runs dense and
     masked on torch: the same numbers, nothing saved.
     """
-    from laudc.kernels.artifact import read
+    from laudc.artifact import read
     from laudc.plan import check_rate
     from laudc.report.console import print_json, progress
 
@@ -159,8 +160,8 @@ def _measured(model: Model, inputs: Tensor, *, batch: int, rate: float | None, s
             masks = _masks(model, batch, rate, seed, call)
             outputs.append(_call(model, images, masks))
             decided.append({key: mask.cpu() for key, mask in model.decisions.items()})
-        images = whole[:batch]
-        pool = [_masks(model, batch, rate, seed, call) for call in range(repeat)]
+        images = whole[:batch].to(_device(model))
+        pool = [_moved(_masks(model, batch, rate, seed, call), _device(model)) for call in range(repeat)]
         variants = {_OURS: lambda call: _call(model, images, pool[call]), **_static_variants(model, images)}
         samples = interleaved_ms(variants, rounds=repeat)
     keys = decided[0]
@@ -169,8 +170,8 @@ def _measured(model: Model, inputs: Tensor, *, batch: int, rate: float | None, s
         outputs=torch.cat(outputs)[: len(inputs)],
         decisions={key: torch.cat([one[key] for one in decided])[: len(inputs)] for key in keys},
         padded=padded,
-        median_ms=statistics.median(samples.pop(_OURS)),
-        static_ms={name: statistics.median(times_ms) for name, times_ms in samples.items()},
+        times_ms=samples.pop(_OURS),
+        static_ms=samples,
         masker_fused=fused,
     )
 
@@ -185,11 +186,18 @@ def _masks(model: Model, batch: int, rate: float | None, seed: int, call: int) -
     return stratified_masks(mask_shapes(program, plan), batch=batch, rate=rate, seed=seed, call=call)
 
 
-def _call(model: Model, images: Tensor, masks: Mapping[str, Tensor] | None) -> Tensor:
+def _device(model: Model) -> str:
     from laudc.compiled import CompiledModel
 
-    device = model.target.kind if isinstance(model, CompiledModel) else "cpu"
-    out: Tensor = model(images.to(device), masks)
+    return model.target.kind if isinstance(model, CompiledModel) else "cpu"
+
+
+def _moved(masks: dict[str, Tensor] | None, device: str) -> dict[str, Tensor] | None:
+    return None if masks is None else {key: mask.to(device) for key, mask in masks.items()}
+
+
+def _call(model: Model, images: Tensor, masks: Mapping[str, Tensor] | None) -> Tensor:
+    out: Tensor = model(images.to(_device(model)), masks)
     return out.float().cpu()  # also waits for the device
 
 
@@ -204,10 +212,9 @@ def _static_variants(model: Model, images: Tensor) -> dict[str, Callable[[int], 
         return {}
     dtype = torch.float16 if model.dtype == "float16" else torch.float32
     networks = in_torch(model.lowering.converted, dtype=dtype, device=model.target.kind)
-    x = images.to(model.target.kind)
 
     def timed(network: Callable[[Tensor], Tensor]) -> Callable[[int], object]:
-        return lambda call: network(x).float().cpu()
+        return lambda call: network(images).float().cpu()
 
     return {name: timed(network) for name, network in networks.items()}
 
@@ -219,13 +226,16 @@ def _facts(
     artifact: Path, images: Sequence[Path], model: Model, outcome: _Outcome, *, nominal: float | None, repeat: int
 ) -> dict[str, Any]:
     from laudc.compiled import CompiledModel
+    from laudc.flops import executed_macs, static_macs
     from laudc.rates import executed_rates
 
     program, plan = _parts(model)
     compiled = model if isinstance(model, CompiledModel) else None
     rates = executed_rates(outcome.decisions)
-    static, executed = _macs(program, outcome)
-    best_static = min(outcome.static_ms, key=outcome.static_ms.__getitem__, default=None)
+    static = static_macs(program)
+    executed = executed_macs(program, outcome.decisions, masker_fused=outcome.masker_fused)
+    medians = {name: statistics.median(times_ms) for name, times_ms in outcome.static_ms.items()}
+    best_static = min(medians, key=medians.__getitem__, default=None)
     units = sum(mask.numel() for mask in outcome.decisions.values())
     on = sum(rates[key] * mask.numel() for key, mask in outcome.decisions.items())
     return {
@@ -241,10 +251,12 @@ def _facts(
         "executed_mmacs": round(executed / 1e6, 3),
         "batch": compiled.shape[0] if compiled else 1,
         "padded": outcome.padded,
-        "median_ms": round(outcome.median_ms, 3),
+        "median_ms": round(statistics.median(outcome.times_ms), 3),
+        "middle_half_ms": _middle_half(outcome.times_ms),
         "repeat": repeat,
         "static": best_static,
-        "static_ms": None if best_static is None else round(outcome.static_ms[best_static], 3),
+        "static_ms": None if best_static is None else round(medians[best_static], 3),
+        "static_middle_half_ms": None if best_static is None else _middle_half(outcome.static_ms[best_static]),
         "images": [
             {"image": str(path), "top": _top(output, class_names(program.source))}
             for path, output in zip(images, outcome.outputs, strict=True)
@@ -252,13 +264,12 @@ def _facts(
     }
 
 
-def _macs(program: Program, outcome: _Outcome) -> tuple[float, float]:
-    """The network's multiply-accumulates per image: static, and executed with the maskers'."""
-    from laudc.flops import block_macs, static_macs
-
-    static = static_macs(program)
-    blocks = block_macs(program, outcome.decisions, masker_fused=outcome.masker_fused)
-    return static, static + sum(float(one.executed) - one.dense for one in blocks)
+def _middle_half(times_ms: Sequence[float]) -> list[float]:
+    """The first and the third quartile."""
+    if len(times_ms) < 2:
+        return [round(times_ms[0], 3)] * 2
+    low, _, high = statistics.quantiles(times_ms, n=4, method="inclusive")
+    return [round(low, 3), round(high, 3)]
 
 
 def _top(output: Tensor, names: Sequence[str]) -> list[dict[str, Any]]:
@@ -312,6 +323,14 @@ def _print_summary(plan: Plan | None, facts: Mapping[str, Any]) -> None:
     if facts["static_ms"] is None:
         click.echo("nothing is skipped there: compile it to save the time")
         return
+    click.echo(f"the static network on {facts['static']}: {facts['static_ms']} ms, {_verdict(facts)}")
+
+
+def _verdict(facts: Mapping[str, Any]) -> str:
+    """Which is faster, unless the times of one vary so much that they cannot say."""
+    spreads = [facts["middle_half_ms"], facts["static_middle_half_ms"]]
+    if any(high > _STEADY * low for low, high in spreads):
+        ours, theirs = (f"{low:g} to {high:g} ms" for low, high in spreads)
+        return f"no verdict: the machine is busy (middle half of the calls {ours} and {theirs})"
     ratio = facts["median_ms"] / facts["static_ms"]
-    verdict = "faster" if ratio < 1 else "SLOWER than doing all the work"
-    click.echo(f"the static network on {facts['static']}: {facts['static_ms']} ms, ratio {ratio:.2f}, {verdict}")
+    return f"ratio {ratio:.2f}, {'faster' if ratio < 1 else 'SLOWER than doing all the work'}"

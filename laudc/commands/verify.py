@@ -26,7 +26,7 @@ def _verify(artifact: Path, rates: tuple[float, ...], trust: bool, as_json: bool
 
     Exit code 6 and the name of the first rung that fails, if one does.
     """
-    from laudc.kernels.artifact import read
+    from laudc.artifact import read
     from laudc.ladder import climb, require
     from laudc.report.console import print_json, progress, table
 

@@ -81,8 +81,8 @@ def storage_error(path: Path, error: OSError) -> StorageError:
     return StorageError(f"{path} cannot be written: {error.strerror}", "choose another folder with -o")
 
 
-def read_archive(path: Path, *, kernels: bool = True) -> tuple[dict[str, Any], dict[str, bytes]]:
-    """The manifest and the members, every hash checked. Without `kernels`, those are checked but not returned."""
+def read_archive(path: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """The manifest and the members, every hash checked."""
     try:
         with zipfile.ZipFile(path) as archive:
             _check_names(path, archive)
@@ -92,8 +92,7 @@ def read_archive(path: Path, *, kernels: bool = True) -> tuple[dict[str, Any], d
                 content = archive.read(name)
                 if hashlib.sha256(content).hexdigest() != wanted:
                     raise ArtifactError(f"{path}: {name} is damaged or edited", _AGAIN)
-                if kernels or not name.startswith("kernels/"):
-                    members[name] = content
+                members[name] = content
     except FileNotFoundError as error:
         raise InputError(f"there is no file {path}", "make one with `laudc convert`") from error
     except (
@@ -105,6 +104,7 @@ def read_archive(path: Path, *, kernels: bool = True) -> tuple[dict[str, Any], d
         AttributeError,
         NotImplementedError,
         RuntimeError,
+        RecursionError,
     ) as error:
         raise ArtifactError(f"{path} is cut or is no .laud file", _AGAIN) from error
     except OSError as error:

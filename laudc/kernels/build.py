@@ -9,13 +9,13 @@ from __future__ import annotations
 import io
 import json
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -79,9 +79,17 @@ def build_all(kernels: Iterable[Kernel], *, built: Callable[[Kernel], None] | No
                 built(kernel)
     if not missing:
         return found
+    _require_linker()
     workers = min(len(missing), detect_cpu().cores)
     build_missing = _build_in_workers if workers > 1 and len(missing) > 2 else _build_here
     return found | build_missing(missing, built)
+
+
+def _require_linker() -> None:
+    from tvm.support import cc
+
+    if not cc.get_cc():
+        raise ToolchainError("no C++ compiler is here to link the kernels", "install g++ or clang, or set CXX")
 
 
 def _kept(kernel: Kernel, key: str) -> Binary | None:
@@ -151,12 +159,8 @@ def _linked(executable) -> bytes:  # type: ignore[no-untyped-def]
         try:
             executable.export_library(str(path))
         except (RuntimeError, OSError, ValueError) as error:
-            if any(shutil.which(compiler) for compiler in ("g++", "clang++", "c++")):
-                line = str(error).strip().splitlines()[-1]
-                raise BuildError(
-                    f"a kernel was not linked: {line}", "check the free space and the C++ compiler"
-                ) from error
-            raise ToolchainError("no C++ compiler here links a shared library", "install g++ or clang") from error
+            line = str(error).strip().splitlines()[-1]
+            raise BuildError(f"a kernel was not linked: {line}", "check the free space and the C++ compiler") from error
         return path.read_bytes()
 
 
@@ -169,9 +173,19 @@ def _build_in_workers(missing: list[tuple[str, Kernel]], built: Callable[[Kernel
     with tempfile.TemporaryDirectory() as folder:
         count = min(len(missing), detect_cpu().cores)
         with ThreadPoolExecutor(count) as pool:
-            for done in [pool.submit(_feed, queue, made, Path(folder) / str(n), built) for n in range(count)]:
+            feeding = [pool.submit(_feed, queue, made, Path(folder) / str(n), built) for n in range(count)]
+            for done in as_completed(feeding):
+                if done.exception() is not None:
+                    _empty(queue)  # the others finish what they have begun
+            for done in feeding:
                 done.result()
     return made
+
+
+def _empty(queue: SimpleQueue[tuple[str, Kernel]]) -> None:
+    with suppress(Empty):
+        while True:
+            queue.get_nowait()
 
 
 def _feed(
@@ -179,7 +193,8 @@ def _feed(
 ) -> None:
     import laudc.schedules
 
-    command = [sys.executable, "-m", "laudc.kernels.worker", str(path), *laudc.schedules.__path__]
+    # -P: else Python would import from whatever folder the user stands in
+    command = [sys.executable, "-P", "-m", "laudc.kernels.worker", str(path), *laudc.schedules.__path__]
     root = str(Path(laudc.schedules.__file__).parent.parent.parent)
     paths = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
     said = path.with_suffix(".log")
@@ -201,19 +216,25 @@ def _feed(
                 key, kernel = queue.get_nowait()
             except Empty:
                 break
-            worker.stdin.write(json.dumps(kernel.to_json()) + "\n")
-            worker.stdin.flush()
-            made[key] = _received(worker.stdout.readline(), path, said, kernel)
+            with suppress(BrokenPipeError):  # a worker that died answers nothing
+                worker.stdin.write(json.dumps(kernel.to_json()) + "\n")
+                worker.stdin.flush()
+            answered = worker.stdout.readline()
+            made[key] = _received(answered, path, kernel) if answered else _died(worker, said, kernel)
             cache.put(_entry(key), made[key].pack())
             if built:
                 built(kernel)
         worker.stdin.close()
 
 
-def _received(line: str, path: Path, said: Path, kernel: Kernel) -> Binary:
-    if not line:
-        last = (said.read_text().strip().splitlines() or ["it said nothing"])[-1]
-        raise BuildError(f"the worker that built {kernel.symbol} died: {last}", "try again with more memory free")
+def _died(worker: subprocess.Popen[str], said: Path, kernel: Kernel) -> Binary:
+    last = (said.read_text().strip().splitlines() or ["it said nothing"])[-1]
+    killed = worker.wait() < 0
+    step = "try again with more memory free" if killed else "report it with the network's name"
+    raise BuildError(f"the worker that built {kernel.symbol} died: {last}", step)
+
+
+def _received(line: str, path: Path, kernel: Kernel) -> Binary:
     answer: Mapping[str, str] = json.loads(line)
     if "fact" in answer:
         raise BuildError(f"{kernel.symbol}: {answer['fact']}", answer["next_step"])

@@ -18,8 +18,7 @@ from laudc.kernels.kernel import Kernel
 from laudc.ops._masker import Masker
 from laudc.ops.base import Op
 from laudc.ops.conv2d import Conv2d
-from laudc.passes.bind_kernels import is_view
-from laudc.program import Program, block_of, input_type, types_of
+from laudc.program import Program, block_of, input_type, is_view, types_of
 from laudc.types import TensorType
 
 _ALIGNMENT = 64

@@ -15,9 +15,9 @@ import pytest
 
 import laudc.api
 import laudc.targets
+from laudc.artifact import read
 from laudc.compiled import CompiledModel
 from laudc.kernels.archive import read_archive
-from laudc.kernels.artifact import read
 
 Cli = Callable[..., Any]
 """A command line -> `Said`, of conftest.py."""

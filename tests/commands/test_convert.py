@@ -11,8 +11,8 @@ import pytest
 import torch
 
 import laudc.models
+from laudc.artifact import read
 from laudc.dynamic_model import DynamicModel
-from laudc.kernels.artifact import read
 
 Cli = Callable[..., Any]
 """A command line -> `Said`, of conftest.py."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from laudc.kernels.artifact import read, read_converted
+from laudc.artifact import read, read_converted
 
 Cli = Callable[..., Any]
 """A command line -> `Said`, of conftest.py."""

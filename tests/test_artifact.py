@@ -11,11 +11,11 @@ import pytest
 import torch
 
 import laudc
+from laudc.artifact import read, read_converted, save
 from laudc.compiled import CompiledModel
 from laudc.dynamic_model import DynamicModel
 from laudc.errors import ArtifactError, InputError, LaudcError
 from laudc.kernels.archive import read_archive, write_archive
-from laudc.kernels.artifact import read, read_converted, save
 from laudc.testing import TinyNet, conditioned, random_images
 
 IMAGE = random_images(1, 3, 37, 45)

@@ -34,6 +34,28 @@ __all__ = ["LaudFile", "read", "read_converted", "refuse_existing", "save"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class _MadeFor:
+    """What a compiled file was compiled for."""
+
+    target: Target
+    shape: tuple[int, ...]
+    dtype: str
+    without: tuple[str, ...]
+    preferred: dict[str, dict[str, dict[str, int]]]
+    """The recorded tiles by step and schedule."""
+
+    @classmethod
+    def of(cls, manifest: Mapping[str, Any]) -> _MadeFor:
+        return cls(
+            target=Target.from_json(manifest["target"]),
+            shape=tuple(map(int, manifest["shape"])),
+            dtype=str(manifest["dtype"]),
+            without=tuple(map(str, manifest["without"])),
+            preferred={str(s["name"]): {str(s["schedule"]): dict(s["choice"])} for s in manifest["steps"]},
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class LaudFile:
     """A file that was read, every hash checked; nothing of it has run."""
 
@@ -46,7 +68,8 @@ class LaudFile:
     @property
     def graph(self) -> dict[str, Any]:
         """The converted graph as JSON says it."""
-        return cast("dict[str, Any]", json.loads(self.members["graph.json"]))
+        with self._blamed():
+            return cast("dict[str, Any]", json.loads(self.members["graph.json"]))
 
     @property
     def lowered(self) -> str:
@@ -70,9 +93,16 @@ class LaudFile:
         """What the file holds. `trust` uses the binaries inside it instead of building the kernels again."""
         if self.kind == "converted":
             return self.dynamic()
-        program, plan = self.program, self.plan
-        with self._blamed():
-            return self._compiled(program, plan, trust=trust)
+        lowering, made_for = self._lowered_again()
+        binaries = self._shipped(lowering) if trust else build_all([step.kernel for step in lowering.executable.steps])
+        return CompiledModel(
+            plan=self.plan,
+            target=made_for.target,
+            dtype=made_for.dtype,
+            without=made_for.without,
+            lowering=lowering,
+            binaries=binaries,
+        )
 
     def dynamic(self) -> DynamicModel:
         """The trainable network of a converted file, in evaluation mode."""
@@ -88,32 +118,47 @@ class LaudFile:
             yield
         except LaudcError:
             raise
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, RecursionError) as error:
             detail = f"{type(error).__name__}: {error}"
             raise ArtifactError(f"{self.path} lacks what a {self.kind} file has ({detail})", "make it again") from error
 
-    def _compiled(self, program: Program, plan: Plan | None, *, trust: bool) -> CompiledModel:
-        manifest = self.manifest
-        target, without = Target.from_json(manifest["target"]), tuple(manifest["without"])
-        preferred = {str(step["name"]): {str(step["schedule"]): dict(step["choice"])} for step in manifest["steps"]}
-        shape, dtype = tuple(manifest["shape"]), manifest["dtype"]
-        lowering = lower(program, target, plan=plan, shape=shape, dtype=dtype, without=without, preferred=preferred)
-        if lowering.lowered.digest != manifest["lowered"]:
-            made_by = manifest["versions"]["laudc"]
-            raise ArtifactError(
-                f"{self.path} was lowered by another laudc ({made_by}, this is {__version__})", "compile it again"
-            )
-        kernels = [step.kernel for step in lowering.executable.steps]
-        binaries = self._shipped(lowering) if trust else build_all(kernels)
-        return CompiledModel(
-            plan=plan, target=target, dtype=dtype, without=without, lowering=lowering, binaries=binaries
+    def _lowered_again(self) -> tuple[Lowering, _MadeFor]:
+        with self._blamed():
+            made_for, said = _MadeFor.of(self.manifest), str(self.manifest["lowered"])
+            made_by = str(self.manifest["versions"]["laudc"])
+        lowering = lower(
+            self.program,
+            made_for.target,
+            plan=self.plan,
+            shape=made_for.shape,
+            dtype=made_for.dtype,
+            without=made_for.without,
+            preferred=made_for.preferred,
         )
+        if lowering.lowered.digest != said:
+            raise ArtifactError(
+                f"{self.path} was lowered by other passes (laudc {made_by}, this is {__version__})", "compile it again"
+            )
+        return lowering, made_for
 
     def _shipped(self, lowering: Lowering) -> dict[str, Binary]:
         """The file's own binaries, for the kernels this laudc would ask for in their place."""
+        with self._blamed():
+            self._refuse_other_machine()
+            return self._own_binaries(lowering)
+
+    def _refuse_other_machine(self) -> None:
+        made_for, machine = self.manifest["cpu"], str(self.manifest["machine"])
+        lacking = sorted(set(made_for["features"]) - set(detect_cpu().features)) if made_for else []
+        if lacking or machine != platform.machine():
+            here = f"this CPU lacks {', '.join(lacking[:3])}" if lacking else f"this is a {platform.machine()}"
+            raise ArtifactError(
+                f"{self.path} was compiled on a {made_for['name'] if made_for else machine}; {here}",
+                "load it without trust: kernels are then built for this CPU",
+            )
+
+    def _own_binaries(self, lowering: Lowering) -> dict[str, Binary]:
         facts = self.manifest["kernels"]
-        if self.manifest["cpu"] is not None:
-            _refuse_other_cpu(self.path, self.manifest["cpu"])
         names = {step["name"]: str(step["kernel"]) for step in self.manifest["steps"]}
         binaries = {}
         for step in lowering.executable.steps:
@@ -155,17 +200,6 @@ def read_converted(path: Path) -> LaudFile:
     return found
 
 
-def _refuse_other_cpu(path: Path, made_for: Mapping[str, Any]) -> None:
-    cpu = detect_cpu()
-    lacking = sorted(set(made_for["features"]) - set(cpu.features))
-    if lacking or made_for["triple"] != cpu.triple:
-        what = ", ".join(lacking[:3]) or cpu.triple
-        raise ArtifactError(
-            f"{path} was compiled for a {made_for['name']}; this CPU lacks {what}",
-            "load it without trust: kernels are then built for this CPU",
-        )
-
-
 def save(path: Path, model: DynamicModel | CompiledModel, *, force: bool = False) -> None:
     """Write the file, whole or not at all; an existing one only with `force`."""
     refuse_existing(path, force)
@@ -199,6 +233,7 @@ def _compiled_manifest(model: CompiledModel) -> dict[str, Any]:
         "dtype": model.dtype,
         "without": list(model.without),
         "lowered": model.lowering.lowered.digest,
+        "machine": platform.machine(),
         "cpu": _cpu_facts() if model.target.kind == "cpu" else None,
         "arena_bytes": model.lowering.executable.arena_bytes,
         "passes": [asdict(step) for step in model.lowering.steps],
