@@ -41,7 +41,7 @@ extern "C" __global__ void __launch_bounds__(1024) spills(float* x, const int* a
 extern "C" __global__ void does_not(float* x) { x[0] = 1; }
 """
 LOG = """ptxas info    : Compiling entry function 'f' for 'sm_62'
-    16 bytes stack frame, 8 bytes spill stores, 12 bytes spill loads
+    16 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads
 ptxas info    : Used 40 registers, 512 bytes smem, 340 bytes cmem[0]
 """
 
@@ -186,7 +186,25 @@ def test_a_second_compile_is_read_from_the_cache(pretended: Pretended) -> None:
     assert compile_cubin("a", "sm_62", pretended.compiler) == first
     assert pretended.runs == 1
     assert (first.cubin, first.log) == (b"1\na", LOG)
-    assert (first.registers, first.spill_bytes, first.stack_bytes, first.shared_bytes) == (40, 20, 16, 512)
+    assert (first.registers, first.spill_bytes, first.stack_bytes, first.shared_bytes) == (40, 0, 16, 512)
+
+
+@pytest.mark.parametrize(("held_back", "kept_bytes"), [("0", 0), ("40", 20)])
+def test_what_spills_is_compiled_again_holding_back(
+    held_back: str, kept_bytes: int, monkeypatch: pytest.MonkeyPatch, pretended: Pretended
+) -> None:
+    asked: list[tuple[str, ...]] = []
+
+    def run(source: str, compiler: CudaCompiler, options: tuple[str, ...]) -> tuple[bytes, str]:
+        asked.append(options)
+        spilled = held_back if "--ptxas-options=--register-usage-level=2" in options else "8"
+        return b"", LOG.replace(
+            "0 bytes spill stores, 0", f"{spilled} bytes spill stores, {12 if spilled == '8' else 0}"
+        )
+
+    monkeypatch.setattr(toolchain, "_run_nvcc", run)
+    assert compile_cubin("a", "sm_62", pretended.compiler).spill_bytes == kept_bytes
+    assert len(asked) == 2
 
 
 def test_whatever_changes_the_result_changes_the_key(pretended: Pretended) -> None:

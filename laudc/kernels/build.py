@@ -26,7 +26,7 @@ from laudc.kernels.cpu_features import detect_cpu
 from laudc.kernels.kernel import Kernel
 from laudc.kernels.toolchain import Missing, compile_cubin, find_compiler
 
-_FORMAT = "kernel 1"
+_FORMAT = "kernel 2"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
