@@ -132,12 +132,13 @@ def test_the_default_tile_compiles_without_spills(schedule: str, target: str, dt
 @pytest.mark.parametrize(
     ("schedule", "target", "dtype"),
     [
-        *(("conv-simt", target, dtype) for target in OLD for dtype in BOTH),
-        *(("conv-mma", target, "float16") for target in ("a100", "rtx3090")),
+        ("conv-simt", "jetson-tx2", "float32"),
+        ("conv-mma", "rtx3090", "float16"),
         ("conv-wgmma", "h200", "float16"),
     ],
 )
 def test_no_kernel_of_a_resnet50_spills(schedule: str, target: str, dtype: str) -> None:
+    """One target a schedule; scripts/compile_all.py does all of them."""
     for case in RESNET50:
         if SCHEDULES[schedule].refuse(case.work(1, dtype), TARGETS[target]) is None:
             compiled = _compiled(schedule, case.name, dtype, target)

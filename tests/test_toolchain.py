@@ -14,7 +14,7 @@ import pytest
 
 from laudc.errors import BuildError, InputError, StorageError, ToolchainError
 from laudc.kernels import cache, toolchain
-from laudc.kernels.toolchain import CudaCompiler, Missing, compile_cubin, compiling_for, find_compiler
+from laudc.kernels.toolchain import CudaCompiler, Missing, compile_cubin, find_compiler
 from laudc.testing import nvrtc_for
 
 ARCHS = ["sm_53", "sm_62", "sm_70", "sm_86", "sm_90a"]
@@ -277,26 +277,6 @@ def test_a_user_without_a_home_is_told_what_to_set(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(Path, "home", no_home)
     with pytest.raises(StorageError, match="set LAUDC_CACHE to a folder"):
         cache.cache_dir()
-
-
-def test_tvm_compiles_with_our_compiler_inside_and_its_own_after(
-    pretended: Pretended, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import tvm.support.nvcc  # noqa: F401  # registers TVM's callback
-    import tvm_ffi
-
-    monkeypatch.setattr(toolchain, "find_compiler", lambda arch: pretended.compiler)
-    name = "tvm_callback_cuda_compile"
-    before = tvm_ffi.get_global_func(name)
-    with compiling_for("sm_62"):
-        assert bytes(tvm_ffi.get_global_func(name)("a")) == b"1\na"
-    assert tvm_ffi.get_global_func(name).same_as(before)
-
-
-def test_tvm_is_told_when_no_compiler_is_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    without(monkeypatch, "nvrtc", "nvcc")
-    with pytest.raises(ToolchainError, match="no compiler here can target sm_62"), compiling_for("sm_62"):
-        pass
 
 
 @pytest.mark.slow

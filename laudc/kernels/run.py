@@ -180,7 +180,9 @@ def _offering(cubin: bytes) -> Iterator[None]:
     try:
         yield
     finally:
-        if theirs is not None:
+        if theirs is None:
+            tvm_ffi.registry.remove_global_func(name)
+        else:
             tvm_ffi.register_global_func(name, theirs, override=True)
 
 

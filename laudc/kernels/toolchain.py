@@ -15,8 +15,6 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -126,27 +124,6 @@ def _compiled(source: str, arch: str, compiler: CudaCompiler, options: tuple[str
         kept.put(key, entry)
     head, _, cubin = entry.partition(b"\n")
     return _measured(cubin, str(json.loads(head)))
-
-
-@contextmanager
-def compiling_for(arch: str) -> Iterator[None]:
-    """Inside, TVM compiles CUDA with `compile_cubin`: cached, and without the fast math of TVM's own callback.
-
-    TVM calls it where the CUDA runtime is loaded; elsewhere it keeps the source. The callback is one a process.
-    """
-    import tvm.support.nvcc  # noqa: F401  # registers TVM's own callback, the one to put back
-    import tvm_ffi
-
-    compiler = find_compiler(arch)
-    if isinstance(compiler, Missing):
-        raise compiler.error()
-    name = "tvm_callback_cuda_compile"
-    theirs = tvm_ffi.get_global_func(name)
-    tvm_ffi.register_global_func(name, lambda source: compile_cubin(source, arch, compiler).cubin, override=True)
-    try:
-        yield
-    finally:
-        tvm_ffi.register_global_func(name, theirs, override=True)
 
 
 def _capability(arch: str) -> int:
