@@ -78,7 +78,7 @@ def declare_arguments(plan: Plan) -> Arguments:
         plan=plan,
         batch=T.bind(T.truncdiv(list_size - 1, plan.pixels + 1) if spec.gathered else x_lead),
         x_rows=_rows(x),
-        x=_matrix(x),
+        x=_matrix(x, plan.spec.in_channels if plan.splits_rows else 0),
         rows=rows,
         channels=channels,
         residual=_matrix(residual),
@@ -106,8 +106,11 @@ def _rows(buffer: Buffer) -> Expr:
     return rows
 
 
-def _matrix(buffer: Buffer) -> Buffer:
-    """The same bytes with every axis but the last one as one."""
+def _matrix(buffer: Buffer, width: int = 0) -> Buffer:
+    """The same bytes with every axis but the last one as one, or as rows of `width`."""
     if buffer is None:
         return None
-    return T.decl_buffer((_rows(buffer), buffer.shape[-1]), buffer.dtype, data=buffer.data, align=ALIGN)
+    rows, columns = _rows(buffer), int(buffer.shape[-1])
+    if width:
+        rows, columns = rows * (columns // width), width
+    return T.decl_buffer((rows, columns), buffer.dtype, data=buffer.data, align=ALIGN)

@@ -37,7 +37,7 @@ class Chunk:
 def fill_panel(a: Arguments, chunk: Chunk, panel: Buffer, row: Expr, rows: Expr, channel: Expr | int) -> None:
     """Gather so many rows of the product; `channel` is where their group begins in x."""
     with T.serial(rows) as m:
-        filler = _row(a, chunk, panel, m, a.position(row + m), channel)
+        filler = _row(a, chunk, panel, m, row + m if a.plan.splits_rows else a.position(row + m), channel)
         if a.plan.chunk_taps == 1:
             width = a.plan.spec.kernel[1]
             filler.one_tap(T.truncdiv(chunk.first_tap, width), T.truncmod(chunk.first_tap, width), 0)
@@ -48,6 +48,8 @@ def fill_panel(a: Arguments, chunk: Chunk, panel: Buffer, row: Expr, rows: Expr,
 def _row(a: Arguments, chunk: Chunk, panel: Buffer, m: Expr, position: Expr, channel: Expr | int) -> _Row:
     plan, spec = a.plan, a.plan.spec
     at = T.bind(position)
+    if plan.splits_rows:
+        return _Row(plan=plan, chunk=chunk, panel=panel, m=m, x=a.x, channel=channel, sample=at, top=0, left=0)
     pixel = T.bind(T.truncmod(at, plan.pixels))
     return _Row(
         plan=plan,
@@ -73,8 +75,8 @@ class _Row:
     x: Buffer
     channel: Expr | int
     sample: Expr
-    top: Expr
-    left: Expr
+    top: Expr | int
+    left: Expr | int
 
     def one_tap(self, tap_row: Expr, tap: Expr, column: Expr | int) -> None:
         """The channels under one tap."""
@@ -114,6 +116,8 @@ class _Row:
     def _inside(self, index: Expr, axis: int) -> Expr | bool:
         """Whether an input position lies in the image; True where no tap can miss it."""
         plan, spec = self.plan, self.plan.spec
+        if plan.splits_rows:
+            return True
         before = spec.padding[2 * axis]
         reach = (plan.out_size[axis] - 1) * spec.stride[axis] + (spec.kernel[axis] - 1) * spec.dilation[axis]
         extent = plan.in_size[axis]

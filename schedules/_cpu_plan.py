@@ -10,7 +10,7 @@ K         = taps x depth, in chunks of `chunk_taps` x `chunk_depth`; between chu
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from laudc.ops.conv2d import Conv2dSpec
@@ -50,13 +50,19 @@ class Plan:
         return self.spec.groups // self.merge
 
     @property
+    def splits_rows(self) -> bool:
+        """Whether each group reads its own channels of every tap of a gathered row: it is taken for an image of
+        1 x taps pixels."""
+        return self.spec.gathered and self.spec.groups > 1
+
+    @property
     def taps(self) -> int:
-        return 1 if self.spec.gathered else self.spec.taps
+        return 1 if self.spec.gathered and not self.splits_rows else self.spec.taps
 
     @property
     def depth(self) -> int:
         """Input channels of a group; the whole row where x is gathered already."""
-        if self.spec.gathered:
+        if self.spec.gathered and not self.splits_rows:
             return self.spec.taps * self.spec.in_channels
         return self.spec.in_channels // self.groups
 
@@ -110,7 +116,7 @@ class Plan:
         """Whether row m of the product is row m of x, so no panel is made."""
         spec = self.spec
         if spec.gathered:
-            return True
+            return not self.splits_rows
         plain = spec.kernel == (1, 1) and spec.stride == (1, 1) and not any(spec.padding)
         return plain and not spec.rows
 
@@ -171,7 +177,9 @@ def plan_of(work: Work, choice: Choice) -> Plan:
         )
     assert isinstance(spec, Conv2dSpec), spec
     _, height, width = spec.out_map(work.operands)
-    in_size = (height, width) if spec.gathered else (x.shape[2], x.shape[3])
+    if spec.gathered and spec.groups > 1:
+        spec = replace(spec, kernel=(1, spec.taps), stride=(1, 1), padding=(0, 0, 0, 0), dilation=(1, 1))
+    in_size = (1, spec.taps) if spec.gathered else (x.shape[2], x.shape[3])
     x_tail = x.shape[1:] if spec.gathered else (*x.shape[2:], x.shape[1])
     out_tail = out.shape[1:] if spec.compact else (*out.shape[2:], out.shape[1])
     return Plan(

@@ -96,8 +96,8 @@ def _refuse_conv(spec: Conv2dSpec) -> str | None:
         return "it updates in place only listed rows"
     if (spec.gathered or spec.compact) and not spec.rows:
         return "it knows of no matrix of rows without a row list"
-    if spec.gathered and (lists or spec.groups > 1):
-        return "it reads gathered rows whole, not by groups or lists of channels"
+    if spec.gathered and lists:
+        return "it reads gathered rows whole, not by lists of channels"
     if spec.compact and spec.residual != "none":
         return "it adds no residual to a compact result"
     if spec.masker and (lists or spec.rows or spec.residual != "none" or spec.groups > 1):

@@ -235,6 +235,29 @@ def test_every_call_with_forced_masks_has_its_own(dynamic: DynamicModel) -> None
     assert next(network._numbers) == 2  # masks that were all given took no number
 
 
+class Grouped(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 32, 3, stride=2, padding=1)
+        self.block = nn.Sequential(
+            nn.Conv2d(32, 16, 1), nn.ReLU(), nn.Conv2d(16, 16, 3, padding=1, groups=4), nn.ReLU(), nn.Conv2d(16, 32, 1)
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x)
+        return torch.relu(self.block(x) + x).mean((2, 3))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fusion", ["gather-conv", "scatter-add"])
+def test_grouped_convolutions_stay_equal_with_a_fusion_left_out(fusion: str) -> None:
+    dynamic = laudc.transform(conditioned(Grouped), IMAGE, paradigm="spatial").eval()
+    network = laudc.compile(dynamic, "cpu", batch=2, without=(fusion,))
+    masks = random_masks_like(network.lowering.converted, rate=0.5, batch=2)
+    with torch.no_grad():
+        assert relative_error(network(IMAGE, masks), dynamic(IMAGE, masks)) <= 1e-5
+
+
 class PadsNothing(nn.Module):
     """A 2x2 convolution at stride 2 lines up with its shortcut at even sizes alone."""
 

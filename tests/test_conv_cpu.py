@@ -202,6 +202,16 @@ MORE_ROWS = {
     ),
     "compact": conv(in_channels=32, out_channels=20, rows=True, compact=True, bias=True),
     "gathered": conv(in_channels=8, out_channels=20, kernel=(3, 3), padding=(1, 1, 1, 1), rows=True, gathered=True),
+    "gathered, groups": conv(
+        in_channels=24, out_channels=36, groups=6, kernel=(3, 3), padding=(1, 1, 1, 1), rows=True, gathered=True
+    ),
+    "gathered, wide groups": conv(
+        in_channels=64, out_channels=64, groups=2, kernel=(3, 3), padding=(1, 1, 1, 1), rows=True, gathered=True,
+        compact=True, bias=True, activation="relu",
+    ),
+    "gathered, depthwise": conv(
+        in_channels=20, out_channels=20, groups=20, kernel=(3, 3), padding=(1, 1, 1, 1), rows=True, gathered=True
+    ),
     "gathered, compact": conv(in_channels=32, out_channels=48, rows=True, gathered=True, compact=True, bias=True),
     "gathered, in place": conv(in_channels=32, out_channels=48, rows=True, gathered=True, residual="in_place"),
     "gathered, one pixel": conv(in_channels=32, out_channels=48, rows=True, gathered=True, size=(2, 1)),
