@@ -117,6 +117,7 @@ AT_HALF = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("network", "device", "paradigm", "granularity", "published_ms", "off"), AT_HALF)
 def test_half_on_takes_what_was_published_and_what_the_corrections_add(
     network: str, device: PaperDevice, paradigm: str, granularity: str, published_ms: float, off: tuple[float, float]
@@ -146,6 +147,7 @@ def test_break_even_rates_are_the_published_ones(device: PaperDevice, stage: int
     assert published <= found <= published + 0.08
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("device", [V100, paper_device("rtx3090")], ids=lambda device: device.name)
 def test_break_even_rises_with_the_patch_and_with_the_stage(device: PaperDevice) -> None:
     """Of the patches that fit the map: 4 x 4 ones do not cover 14 x 14 without a rest, which costs."""
@@ -159,6 +161,7 @@ def test_break_even_rises_with_the_patch_and_with_the_stage(device: PaperDevice)
         assert rate[stage, side] < rate.get((stage + 1, side), 1.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("network", sorted(NETWORKS))
 @pytest.mark.parametrize("device", [V100, TX2, NANO], ids=lambda device: device.name)
 def test_skipping_layers_takes_no_longer_than_skipping_patches(network: str, device: PaperDevice) -> None:
@@ -249,6 +252,7 @@ def test_many_decisions_even_out() -> None:
     assert fullest_share(16, 128 * 2048, 0.5) == pytest.approx(0.5, abs=0.002)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("converted", [False, True])
 def test_blocks_are_read_from_a_program(converted: bool) -> None:
     network, image = conditioned(lambda: torchvision_model("resnet50")), torch.zeros(1, 3, 64, 64)
@@ -271,6 +275,7 @@ def test_a_basic_block_is_two_convolutions_and_its_first_reads_a_wider_patch() -
         assert dynamic_us(block, TX2, paradigm, 2, 0.25) < dynamic_us(block, TX2, paradigm, 2, 1.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("paradigm", ["spatial", "layer", "channel"])
 def test_a_lowered_program_is_refused(paradigm: str) -> None:
     image = torch.zeros(1, 3, 64, 64)
@@ -280,6 +285,7 @@ def test_a_lowered_program_is_refused(paradigm: str) -> None:
         blocks_of(lowered)
 
 
+@pytest.mark.slow
 def test_a_dilated_convolution_is_refused() -> None:
     network = conditioned(lambda: torchvision_model("resnet50", replace_stride_with_dilation=[False, False, True]))
     program = read_blocks(network, torch.zeros(1, 3, 64, 64))
