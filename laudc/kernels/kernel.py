@@ -139,7 +139,8 @@ def _target_words(target: Target) -> dict[str, object]:
 def _source_hash(kind: type[Schedule]) -> str:
     """Of the schedule's file, the furniture beside it and `base.py`: a change there makes a new kernel."""
     own = Path(inspect.getfile(kind))
-    furniture = sorted(own.parent.glob("_*.py")) if own.parent == Path(_base_file()).parent else []
+    folders = {own.parent, Path(_base_file()).parent}  # a schedule that was dropped in reads ours too
+    furniture = sorted((file for folder in folders for file in folder.glob("_*.py")), key=lambda file: file.name)
     digest = hashlib.sha256()
     for path in (own, *furniture, Path(_base_file())):
         digest.update(path.read_bytes())
