@@ -39,6 +39,8 @@ def transform(
     Raises CaptureError (cannot be traced, no residual block), InputError (a bad option).
     """
     _refuse_other(model, nn.Module, "model", "a torch.nn.Module")
+    if isinstance(model, DynamicModel):
+        raise InputError("the model is dynamic already", "transform the static network")
     _refuse_other(paradigm, str, "paradigm", "a text, such as 'spatial+channel'")
     _refuse_other(granularity, str | None, "granularity", "a text, such as '4-4-2-1'")
     _refuse_other(example_inputs, Tensor | None, "example input", "one tensor (B, C, H, W)")
@@ -142,6 +144,7 @@ def save(model: DynamicModel | CompiledModel, path: str | Path, *, force: bool =
     """
     from laudc.artifact import save as save_artifact
 
+    _refuse_other(model, DynamicModel | CompiledModel, "model", "what `transform` or `compile` returns")
     save_artifact(Path(path), model, force=force)
 
 

@@ -91,8 +91,8 @@ class CompiledModel:
     target: Target
     dtype: str
     without: tuple[str, ...]
-    lowering: Lowering
-    binaries: dict[str, Binary]
+    lowering: Lowering = field(repr=False)
+    binaries: dict[str, Binary] = field(repr=False)
     _runner: Runner | None = field(default=None, repr=False)
     _loading: threading.Lock = field(default_factory=threading.Lock, repr=False)
     _numbers: Iterator[int] = field(default_factory=itertools.count, repr=False)
@@ -147,7 +147,7 @@ class CompiledModel:
         if tuple(x.shape) != self.shape:
             raise InputError(
                 f"the input is {list(x.shape)}, compiled for {list(self.shape)}",
-                "compile it again with --batch and --size",
+                "compile it again for that batch and size",
             )
         allowed = (torch.float32, torch.float16) if self.dtype == "float16" else (torch.float32,)
         if x.dtype not in allowed:

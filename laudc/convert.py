@@ -26,7 +26,7 @@ def read_blocks(model: nn.Module, example: Tensor | None = None, *, source: Mapp
     if not program.blocks:
         raise CaptureError(
             f"{type(model).__name__} has no residual block that laudc understands: {_why_none(program)}",
-            "choose a network with residual blocks, such as resnet50",
+            "basic and bottleneck blocks (ResNet, ResNeXt, MobileNetV2) are; a pattern file adds another",
         )
     return program
 

@@ -158,9 +158,11 @@ def parse_granularity(text: str | None, paradigms: Mapping[str, Paradigm]) -> di
     if text is None:
         return {}
     takers = [name for name, way in paradigms.items() if way.takes_granularity]
+    if not takers:
+        raise InputError(f"{'+'.join(paradigms)} takes no granularity", "leave --granularity out")
     parts = text.split("+")
     if len(parts) != len(takers):
-        which = "+".join(takers) or "none"
+        which = "+".join(takers)
         raise InputError(
             f"the granularity {text!r} has {len(parts)} part(s) for {len(takers)} paradigm(s) that take one ({which})",
             "give one part for each, joined by +, such as 4-4-2-1+16",

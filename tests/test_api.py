@@ -85,6 +85,18 @@ def test_a_dynamic_model_is_not_pickled(dynamic: DynamicModel, write: Callable[[
     assert torch.equal(copy.deepcopy(dynamic)(IMAGE), dynamic(IMAGE))
 
 
+def test_only_what_laudc_made_is_saved_and_only_a_static_network_transformed(
+    network: torch.nn.Module, dynamic: DynamicModel, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match="the model is a TinyNet; give what `transform` or `compile` returns"):
+        laudc_any.save(network, tmp_path / "tiny.laud")
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(InputError, match="the model is dynamic already"):
+        laudc.transform(dynamic)
+    with pytest.raises(InputError, match="layer takes no granularity; leave --granularity out"):
+        laudc.transform(network, IMAGE, paradigm="layer", granularity="4")
+
+
 def test_what_is_saved_is_loaded(dynamic: DynamicModel, tmp_path: Path) -> None:
     laudc.save(dynamic, tmp_path / "tiny.laud")
     with pytest.raises(InputError, match="exists"):

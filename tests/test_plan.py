@@ -65,9 +65,7 @@ def test_granularity_that_is_no_whole_number_above_0_is_refused(granularity: str
         make_plan(blocks(), granularity=granularity)
 
 
-@pytest.mark.parametrize(
-    ("paradigm", "granularity", "parts"), [("spatial", "4+16", 2), ("spatial+channel", "4", 1), ("layer", "4", 1)]
-)
+@pytest.mark.parametrize(("paradigm", "granularity", "parts"), [("spatial", "4+16", 2), ("spatial+channel", "4", 1)])
 def test_a_wrong_number_of_parts_is_refused(paradigm: str, granularity: str, parts: int) -> None:
     with pytest.raises(InputError, match=rf"has {parts} part\(s\) for"):
         make_plan(blocks(), paradigm=paradigm, granularity=granularity)

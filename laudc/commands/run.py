@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 _TOP = 5
 _OURS = "laudc"
+_LOADED = 1.25  # runnable processes a core
 _STEADY = 2.0  # the third quartile over the first, beyond which times say nothing
 
 
@@ -303,6 +305,7 @@ def _print(
         what_ran.append((key, facts["rates"][key], round(cost.dense / 1e6, 1), round(float(cost.executed) / 1e6, 1)))
     if what_ran:
         table("what ran", ("masks", "executed rate", "dense MMACs", "executed MMACs"), what_ran)
+        click.echo("MMACs are those of the whole block: with the halo that the next convolution reads, and the masker")
     _print_summary(plan, facts)
 
 
@@ -327,10 +330,14 @@ def _print_summary(plan: Plan | None, facts: Mapping[str, Any]) -> None:
 
 
 def _verdict(facts: Mapping[str, Any]) -> str:
-    """Which is faster, unless the times of one vary so much that they cannot say."""
+    """Which is faster, unless the times of one vary, or others use the machine, so much that they cannot say."""
     spreads = [facts["middle_half_ms"], facts["static_middle_half_ms"]]
-    if any(high > _STEADY * low for low, high in spreads):
+    load, cores = os.getloadavg()[0], os.cpu_count() or 1
+    if load > _LOADED * cores or any(high > _STEADY * low for low, high in spreads):
         ours, theirs = (f"{low:g} to {high:g} ms" for low, high in spreads)
-        return f"no verdict: the machine is busy (middle half of the calls {ours} and {theirs})"
+        return (
+            f"no verdict: the machine is busy (load {load:.1f} on {cores} cores; middle half of the calls {ours} and "
+            f"{theirs})"
+        )
     ratio = facts["median_ms"] / facts["static_ms"]
     return f"ratio {ratio:.2f}, {'faster' if ratio < 1 else 'SLOWER than doing all the work'}"

@@ -34,7 +34,7 @@ _AGAIN = "make it again, or copy it again from where it came"
 def refuse_existing(path: Path, force: bool) -> None:
     """Before any work: InputError if the file is there and not to be replaced, StorageError if it cannot be written."""
     if path.exists() and not force:
-        raise InputError(f"{path} exists", "give another name with -o, or replace it with --force")
+        raise InputError(f"{path} exists", "give another name, or replace it (--force, in Python force=True)")
     if not path.parent.is_dir():
         raise StorageError(f"there is no folder {path.parent}", "make it first")
     if path.is_dir() or not os.access(path.parent, os.W_OK):

@@ -148,7 +148,7 @@ def test_weights_that_cannot_be_had_are_one_sentence(cli: Cli, tmp_path: Path, m
         (("net.py:Tiny", "--rate", "nan"), 2, "the rate nan is not a number from 0 to 1"),
         (("net.py:Tiny", "--size", "0"), 2, "the size '0' is not whole numbers above 0"),
         (("net.py:Tiny", "--size", "32x"), 2, "the size '32x' is not whole numbers above 0"),
-        (("net.py:Tiny", "-o", "taken.laud"), 2, "taken.laud exists; give another name with -o"),
+        (("net.py:Tiny", "-o", "taken.laud"), 2, "taken.laud exists; give another name"),
         (("net.py:Tiny", "-o", "nowhere/a.laud"), 7, "there is no folder nowhere; make it first"),
         (("net.py:Tiny", "--size", "32", "-o", "/proc/a.laud"), 7, "/proc/a.laud cannot be written"),
         ((), 2, "missing argument 'MODEL'"),

@@ -45,13 +45,21 @@ def test_a_dynamic_network_that_is_slower_is_called_so(
         return {name: [ours_ms if name == "laudc" else 4.0 + index] * 2 for index, name in enumerate(variants, -1)}
 
     monkeypatch.setattr("laudc.timing.interleaved_ms", measured)
+    monkeypatch.setattr("os.getloadavg", lambda: (0.0, 0.0, 0.0))
     assert verdict in cli("run", str(compiled), "photo.png", "--repeat", "2").out.splitlines()[-1]
     assert facts(cli, str(compiled), "photo.png")["static_ms"] == 4.0
 
 
 def test_times_that_vary_give_no_verdict(cli: Cli, compiled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.getloadavg", lambda: (0.0, 0.0, 0.0))
     monkeypatch.setattr("laudc.timing.interleaved_ms", lambda variants, rounds: {name: [0.3, 150] for name in variants})
     assert "no verdict: the machine is busy" in cli("run", str(compiled), "photo.png").out.splitlines()[-1]
+
+
+def test_a_machine_that_others_use_gives_no_verdict(cli: Cli, compiled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.getloadavg", lambda: (500.0, 0.0, 0.0))
+    monkeypatch.setattr("laudc.timing.interleaved_ms", lambda variants, rounds: {name: [4.0, 4.0] for name in variants})
+    assert "no verdict: the machine is busy (load 500.0" in cli("run", str(compiled), "photo.png").out.splitlines()[-1]
 
 
 def test_forced_masks_are_labelled_and_cost_less(cli: Cli, compiled: Path) -> None:
