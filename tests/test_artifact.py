@@ -69,6 +69,7 @@ def test_a_loaded_model_trains(converted_file: Path) -> None:
     assert any(name.endswith("running_mean") for name in moved)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trust", [False, True])
 def test_a_compiled_file_gives_the_same_numbers_bit_for_bit(
     dynamic: DynamicModel, compiled: CompiledModel, compiled_file: Path, trust: bool
@@ -121,6 +122,7 @@ def _edited(path: Path, **changes: object) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_file_of_another_cpu_is_refused_when_trusted_and_rebuilt_otherwise(compiled_file: Path) -> None:
     cpu = {"name": "other", "triple": "riscv64-linux", "features": ["vector-of-the-future"]}
     _edited(compiled_file, cpu=cpu)

@@ -30,6 +30,7 @@ def compiled(dynamic: DynamicModel) -> CompiledModel:
     return laudc.compile(dynamic, batch=2)
 
 
+@pytest.mark.slow
 def test_a_right_network_climbs_to_the_top(compiled: CompiledModel) -> None:
     rungs = climb(compiled, rates=RATES)
     assert all(rung.passed for rung in rungs)

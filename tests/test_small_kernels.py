@@ -321,11 +321,11 @@ def compare_lists(name: str, made: Tensor, wanted: Tensor, batch: int) -> None:
 
 
 def variants(cases: tuple[Case, ...]) -> list[Any]:
-    """Every case at every type it has. Half precision is slow but for one case an operation."""
+    """Every case at every type it has; slow but for one case an operation."""
     found = []
     for case in cases:
         for dtype in ("float32", "float16")[: 1 + case.halves]:
-            slow = [] if dtype == "float32" or case in SHOWN else [pytest.mark.slow]
+            slow = [] if case in SHOWN else [pytest.mark.slow]
             found.append(pytest.param(case, dtype, id=f"{case}-{dtype}", marks=slow))
     return found
 

@@ -45,6 +45,7 @@ def _empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LAUDC_CACHE", str(tmp_path / "cache"))
 
 
+@pytest.mark.slow
 def test_a_dropped_file_is_a_kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "serial_pooling.py").write_text(NEW_SCHEDULE)
     monkeypatch.setattr(laudc.schedules, "__path__", [*laudc.schedules.__path__, str(tmp_path)])

@@ -171,6 +171,7 @@ def test_skipping_layers_takes_no_longer_than_skipping_patches(network: str, dev
         assert all(layer <= ms(network, device, "spatial", sides, rate=rate) for sides in ("8471", "4421", "1111"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("as_released", [False, True])
 @pytest.mark.parametrize(
     ("paradigm", "granularity"), [("layer", "0000"), ("channel", "2222"), ("spatial", "4421"), ("spatial", "1111")]
@@ -260,6 +261,7 @@ def test_blocks_are_read_from_a_program(converted: bool) -> None:
     assert blocks_of(program) == bottlenecks((3, 4, 6, 3), image=64)
 
 
+@pytest.mark.slow
 def test_a_basic_block_is_two_convolutions_and_its_first_reads_a_wider_patch() -> None:
     program = read_blocks(conditioned(lambda: torchvision_model("resnet18")), torch.zeros(1, 3, 64, 64))
     block = blocks_of(program)[2]
