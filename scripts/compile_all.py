@@ -69,8 +69,8 @@ def table(rows: list[dict[str, object]]) -> str:
     lines = [
         "# Every kernel for every CUDA target",
         "",
-        "`python scripts/compile_all.py`; no GPU was used. Seconds are those of this run: kernels that several rows share",
-        "come from the cache, and other work on the machine counts.",
+        "`python scripts/compile_all.py`; no GPU was used. Seconds are those of this run: kernels that several",
+        "rows share come from the cache, and other work on the machine counts.",
         "",
     ]
     fields = tuple(field for field in rows[0] if field != "schedules")
