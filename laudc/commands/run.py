@@ -154,16 +154,17 @@ def _measured(model: Model, inputs: Tensor, *, batch: int, rate: float | None, s
     from laudc.flops import masker_fused
     from laudc.timing import interleaved_ms
 
+    device = model.target.kind if isinstance(model, CompiledModel) else "cpu"
+    draw = _mask_source(model, batch, rate, seed)
     padded = -len(inputs) % batch
     whole = torch.cat([inputs, inputs[-1:].expand(padded, -1, -1, -1)])
     outputs, decided = [], []
     with torch.inference_mode():
         for call, images in enumerate(whole.split(batch)):
-            masks = _masks(model, batch, rate, seed, call)
-            outputs.append(_call(model, images, masks))
+            outputs.append(_call(model, images.to(device), draw(call)))
             decided.append({key: mask.cpu() for key, mask in model.decisions.items()})
-        images = whole[:batch].to(_device(model))
-        pool = [_moved(_masks(model, batch, rate, seed, call), _device(model)) for call in range(repeat)]
+        images = whole[:batch].to(device)
+        pool = [_moved(draw(call), device) for call in range(repeat)]
         variants = {_OURS: lambda call: _call(model, images, pool[call]), **_static_variants(model, images)}
         samples = interleaved_ms(variants, rounds=repeat)
     keys = decided[0]
@@ -178,20 +179,16 @@ def _measured(model: Model, inputs: Tensor, *, batch: int, rate: float | None, s
     )
 
 
-def _masks(model: Model, batch: int, rate: float | None, seed: int, call: int) -> dict[str, Tensor] | None:
+def _mask_source(model: Model, batch: int, rate: float | None, seed: int) -> Callable[[int], dict[str, Tensor] | None]:
+    """The random masks of each call, by its number; None where the maskers decide."""
     from laudc.dynamic_model import mask_shapes
     from laudc.rates import stratified_masks
 
     program, plan = _parts(model)
     if rate is None or plan is None:
-        return None
-    return stratified_masks(mask_shapes(program, plan), batch=batch, rate=rate, seed=seed, call=call)
-
-
-def _device(model: Model) -> str:
-    from laudc.compiled import CompiledModel
-
-    return model.target.kind if isinstance(model, CompiledModel) else "cpu"
+        return lambda call: None
+    shapes = mask_shapes(program, plan)
+    return lambda call: stratified_masks(shapes, batch=batch, rate=rate, seed=seed, call=call)
 
 
 def _moved(masks: dict[str, Tensor] | None, device: str) -> dict[str, Tensor] | None:
@@ -199,7 +196,7 @@ def _moved(masks: dict[str, Tensor] | None, device: str) -> dict[str, Tensor] | 
 
 
 def _call(model: Model, images: Tensor, masks: Mapping[str, Tensor] | None) -> Tensor:
-    out: Tensor = model(images.to(_device(model)), masks)
+    out: Tensor = model(images, masks)
     return out.float().cpu()  # also waits for the device
 
 
