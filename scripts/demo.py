@@ -24,7 +24,6 @@ from torch import Tensor
 
 import laudc
 from laudc.compiled import CompiledModel
-from laudc.dynamic_model import mask_shapes
 from laudc.flops import executed_macs, masker_fused, static_macs
 from laudc.plan import Plan
 from laudc.preprocess import Preprocessing, load_image
@@ -65,9 +64,7 @@ def measure(compiled: CompiledModel, plan: Plan) -> None:
     program = compiled.lowering.converted
     record = Preprocessing.from_json(program.source["preprocessing"])
     image = load_image(OUTPUT / "photograph.png", record)
-    masks = {
-        rate: stratified_masks(mask_shapes(program, plan), batch=1, rate=rate, seed=plan.seed) for rate in (1.0, RATE)
-    }
+    masks = {rate: stratified_masks(compiled.mask_shapes, batch=1, rate=rate, seed=plan.seed) for rate in (1.0, RATE)}
     static = in_torch(program, dtype=torch.float32, device="cpu")
     variants: dict[str, Callable[[int], object]] = {
         **{f"static, {name}": lambda _, network=network: network(image) for name, network in static.items()},
