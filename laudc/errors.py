@@ -16,7 +16,8 @@ LaudcError                 one line: the fact, then the next step
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Sequence
 
 _MOST_LISTED = 12
 
@@ -45,11 +46,26 @@ class UnknownName(InputError):
     def among(cls, kind: str, name: str, known: Iterable[str]) -> UnknownName:
         """The error for `name`, with the nearest of the names that exist."""
         names = sorted(known)
-        near = difflib.get_close_matches(name, names, n=3, cutoff=0.6)
-        near = near or [known for known in names if len(name) > 1 and name in known]
+        near = _near(name, names)
         listed = names if len(names) <= _MOST_LISTED else [*names[:_MOST_LISTED], "..."]
         step = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(listed)}"
         return cls(f"no {kind} {name!r}", step)
+
+
+def _near(name: str, names: Sequence[str]) -> list[str]:
+    """The names that somebody may have meant; case, hyphens and underscores do not count."""
+    wanted, plain = _plain(name), {known: _plain(known) for known in names}
+    same = [known for known in names if plain[known] == wanted]
+    close = difflib.get_close_matches(wanted, dict.fromkeys(plain.values()), n=3, cutoff=0.6)
+    return (
+        same
+        or [known for one in close for known in names if plain[known] == one]
+        or [known for known in names if len(wanted) > 1 and wanted in plain[known]]
+    )
+
+
+def _plain(name: str) -> str:
+    return re.sub("[-_]", "", name).casefold()
 
 
 class TargetError(InputError):

@@ -60,6 +60,16 @@ def test_a_near_miss_is_suggested() -> None:
     assert str(error) == "no target 'tx2'; did you mean jetson-tx2?"
 
 
+@pytest.mark.parametrize("name", ["RTX-3090", "rtx_3090", "RTX3090", "rtx-3090"])
+def test_case_and_hyphens_do_not_hide_what_was_meant(name: str) -> None:
+    error = UnknownName.among("target", name, ["rtx3060", "rtx3090", "v100"])
+    assert str(error) == f"no target {name!r}; did you mean rtx3090?"
+
+
+def test_a_part_of_a_name_is_a_near_miss_in_any_case() -> None:
+    assert "jetson-tx2?" in str(UnknownName.among("target", "TX2", ["v100", "jetson-tx2", "jetson-nano"]))
+
+
 def test_without_a_near_miss_all_names_are_shown() -> None:
     error = UnknownName.among("target", "gameboy", ["v100", "cpu"])
     assert str(error) == "no target 'gameboy'; there are cpu, v100"
