@@ -196,7 +196,7 @@ def read_converted(path: Path) -> LaudFile:
     """The same of an uncompiled file; InputError for a compiled one."""
     found = read(path)
     if found.kind != "converted":
-        raise InputError(f"{path} is {found.kind} already", "give the file that `laudc convert` wrote")
+        raise InputError(f"{path} is {found.kind} already", "give the file it was compiled from")
     return found
 
 

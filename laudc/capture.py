@@ -67,7 +67,8 @@ def _run(model: nn.Module, example: Tensor) -> Tensor:
     except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
         shape = list(example.shape)
         raise CaptureError(
-            f"the model does not run on an input of {shape}: {_first_line(error)}", "pass example_inputs that fit it"
+            f"the model does not run on an input of {shape}: {_first_line(error)}",
+            "try another size (--size, in Python example_inputs=...)",
         ) from error
     if not isinstance(out, Tensor):
         raise CaptureError(f"the model returns a {type(out).__name__}", "wrap it in a module that returns one tensor")

@@ -72,6 +72,9 @@ def example_for(model: nn.Module) -> Tensor:
     """A 224 x 224 image with as many channels as the model's first convolution reads."""
     first = next((module for module in model.modules() if isinstance(module, nn.Conv2d)), None)
     if first is None:
-        raise InputError(f"{type(model).__name__} has no convolution to tell what it reads", "pass example_inputs")
+        raise InputError(
+            f"{type(model).__name__} has no torch.nn.Conv2d to tell what it reads",
+            "add one, or give transform an example (in Python example_inputs=...)",
+        )
     generator = torch.Generator().manual_seed(0)
     return torch.randn(1, first.in_channels, DEFAULT_SIZE, DEFAULT_SIZE, generator=generator)

@@ -77,7 +77,7 @@ class Plan:
                     paradigm=paradigm, decisions=decisions, rate=checked, keep_first=first, target=target, seed=seed
                 )
             case _:
-                raise PlanError("the plan lacks a field", "make it again with `laudc convert`")
+                raise PlanError("the plan lacks a field", "make the file again")
 
 
 def _decision_from(row: object) -> Decision:
@@ -85,7 +85,7 @@ def _decision_from(row: object) -> Decision:
         case [str(block), str(paradigm), int(granularity)] if granularity >= 0:
             return Decision(block=block, paradigm=paradigm, granularity=granularity)
         case _:
-            raise PlanError(f"the plan holds {row!r} where a decision belongs", "make it again with `laudc convert`")
+            raise PlanError(f"the plan holds {row!r} where a decision belongs", "make the file again")
 
 
 def check_rate(rate: object) -> float:
@@ -140,7 +140,7 @@ def make_plan(
                 refusals.append(Refusal(where=f"{block.name}.{name}", reason=reason))
     if not decisions:
         reason = refusals[0].reason if refusals else "it has no residual block"
-        raise PlanError(f"nothing can become dynamic: {reason}", "try another --granularity or --paradigm")
+        raise PlanError(f"nothing can become dynamic: {reason}", "try another granularity or paradigm")
     checked = None if rate is None else check_rate(rate)
     return Plan(
         paradigm=paradigm,
@@ -159,7 +159,7 @@ def parse_granularity(text: str | None, paradigms: Mapping[str, Paradigm]) -> di
         return {}
     takers = [name for name, way in paradigms.items() if way.takes_granularity]
     if not takers:
-        raise InputError(f"{'+'.join(paradigms)} takes no granularity", "leave --granularity out")
+        raise InputError(f"{'+'.join(paradigms)} takes no granularity", "leave the granularity out")
     parts = text.split("+")
     if len(parts) != len(takers):
         which = "+".join(takers)

@@ -93,7 +93,7 @@ def test_only_what_laudc_made_is_saved_and_only_a_static_network_transformed(
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(InputError, match="the model is dynamic already"):
         laudc.transform(dynamic)
-    with pytest.raises(InputError, match="layer takes no granularity; leave --granularity out"):
+    with pytest.raises(InputError, match="layer takes no granularity; leave the granularity out"):
         laudc.transform(network, IMAGE, paradigm="layer", granularity="4")
 
 

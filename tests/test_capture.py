@@ -336,7 +336,7 @@ def test_control_flow_on_values_is_refused(make: type[HandWritten]) -> None:
 def test_an_example_with_other_channels_is_refused() -> None:
     with pytest.raises(CaptureError, match=r"does not run on an input of \[2, 4, 16, 16\]") as error:
         capture(tiny(), random_images(2, 4, 16, 16))
-    assert "pass example_inputs that fit it" in one_line(error)
+    assert "try another size (--size, in Python example_inputs=...)" in one_line(error)
 
 
 def test_an_example_that_the_network_asserts_against_is_refused() -> None:

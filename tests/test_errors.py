@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import re
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +15,10 @@ from laudc.errors import InputError, LaudcError, UnknownName
 CLASSES = {
     name: value for name, value in vars(errors).items() if inspect.isclass(value) and issubclass(value, LaudcError)
 }
+
+
+ROOT = Path(errors.__file__).parent
+COMMAND_LINE = (ROOT / "commands", ROOT / "cli.py")
 
 
 def drawn() -> list[tuple[int, str]]:
@@ -73,3 +79,11 @@ def test_a_part_of_a_name_is_a_near_miss_in_any_case() -> None:
 def test_without_a_near_miss_all_names_are_shown() -> None:
     error = UnknownName.among("target", "gameboy", ["v100", "cpu"])
     assert str(error) == "no target 'gameboy'; there are cpu, v100"
+
+
+def test_errors_of_the_library_name_an_option_only_beside_its_python_form() -> None:
+    files = [file for file in ROOT.rglob("*.py") if not any(file.is_relative_to(path) for path in COMMAND_LINE)]
+    calls = [node for file in files for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Call)]
+    raised = [ast.unparse(call) for call in calls if isinstance(call.func, ast.Name) and call.func.id in CLASSES]
+    assert len(raised) > 100
+    assert [said for said in raised if re.search(r"\W--?[a-z]", said) and "in Python" not in said] == []

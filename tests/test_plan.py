@@ -156,7 +156,7 @@ def test_decisions_are_the_options_and_nothing_else() -> None:
     ],
 )
 def test_a_damaged_plan_is_a_plan_error(damage: dict[str, object]) -> None:
-    with pytest.raises(PlanError, match="make it again with `laudc convert`"):
+    with pytest.raises(PlanError, match="make the file again"):
         Plan.from_json(make_plan(blocks()).to_json() | damage)
 
 

@@ -38,7 +38,7 @@ def refuse_existing(path: Path, force: bool) -> None:
     if not path.parent.is_dir():
         raise StorageError(f"there is no folder {path.parent}", "make it first")
     if path.is_dir() or not os.access(path.parent, os.W_OK):
-        raise StorageError(f"{path} cannot be written", "choose another folder with -o")
+        raise StorageError(f"{path} cannot be written", "choose another folder")
 
 
 def write_archive(path: Path, manifest: Mapping[str, Any], members: Mapping[str, bytes]) -> None:
@@ -78,7 +78,7 @@ def storage_error(path: Path, error: OSError) -> StorageError:
     """The one-line form of what the disk said."""
     if error.errno == errno.ENOSPC:
         return StorageError(f"the disk is full while writing {path}", "free some space; nothing was left behind")
-    return StorageError(f"{path} cannot be written: {error.strerror}", "choose another folder with -o")
+    return StorageError(f"{path} cannot be written: {error.strerror}", "choose another folder")
 
 
 def read_archive(path: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
@@ -94,7 +94,7 @@ def read_archive(path: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
                     raise ArtifactError(f"{path}: {name} is damaged or edited", _AGAIN)
                 members[name] = content
     except FileNotFoundError as error:
-        raise InputError(f"there is no file {path}", "make one with `laudc convert`") from error
+        raise InputError(f"there is no file {path}", "make one with `laudc convert` (in Python laudc.save)") from error
     except (
         zipfile.BadZipFile,
         EOFError,

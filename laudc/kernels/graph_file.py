@@ -101,9 +101,7 @@ def program_from(values: Mapping[str, Any], weights: bytes) -> Program:
         raise
     except _MALFORMED as error:
         detail = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise ArtifactError(
-            f"the graph in the file does not hold ({detail})", "make it again with `laudc convert`"
-        ) from error
+        raise ArtifactError(f"the graph in the file does not hold ({detail})", "make the file again") from error
     return program
 
 

@@ -138,7 +138,7 @@ def test_a_dtype_that_the_target_lacks(cli: Cli, converted: Path, folder: Path) 
 
 def test_a_compiled_file_is_not_compiled_again(cli: Cli, compiled: Path, folder: Path) -> None:
     found = cli("compile", str(compiled), "--target", "cpu")
-    assert found.error.endswith("is compiled already; give the file that `laudc convert` wrote")
+    assert found.error.endswith("is compiled already; give the file it was compiled from")
     assert (found.exit_code, laud_files(folder)) == (2, [])
 
 
