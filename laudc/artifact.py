@@ -21,7 +21,7 @@ from laudc import __version__
 from laudc.compiled import CompiledModel, Lowering, lower
 from laudc.dynamic_model import DynamicModel
 from laudc.errors import ArtifactError, InputError, LaudcError
-from laudc.kernels.archive import read_archive, refuse_existing, write_archive
+from laudc.kernels.archive import read_archive, refuse_unwritable, write_archive
 from laudc.kernels.build import Binary, build_all
 from laudc.kernels.cpu_features import detect_cpu
 from laudc.kernels.graph_file import graph_json, program_from, weight_bytes
@@ -30,7 +30,7 @@ from laudc.plan import Plan
 from laudc.program import Program
 from laudc.targets import Target
 
-__all__ = ["LaudFile", "read", "read_converted", "refuse_existing", "save"]
+__all__ = ["LaudFile", "read", "read_converted", "refuse_unwritable", "save"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -202,7 +202,7 @@ def read_converted(path: Path) -> LaudFile:
 
 def save(path: Path, model: DynamicModel | CompiledModel, *, force: bool = False) -> None:
     """Write the file, whole or not at all; an existing one only with `force`."""
-    refuse_existing(path, force)
+    refuse_unwritable(path, force)
     if isinstance(model, DynamicModel):
         program, extra = model.program, dict[str, bytes]()
         manifest: dict[str, Any] = {"kind": "converted", "plan": model.plan.to_json()}

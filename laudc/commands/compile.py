@@ -15,6 +15,7 @@ from laudc.commands._facts import op_change_words
 from laudc.errors import ArtifactError, InputError, StorageError
 
 if TYPE_CHECKING:
+    from laudc.artifact import LaudFile
     from laudc.compiled import CompiledModel
     from laudc.report.console import Json
 
@@ -47,22 +48,21 @@ def _compile(
     Without ARTIFACT it takes the one converted .laud file of this folder.
     """
     from laudc import api, pipeline
-    from laudc.artifact import read_converted, refuse_existing, save
+    from laudc.artifact import read_converted, refuse_unwritable, save
     from laudc.report.console import progress
     from laudc.targets import load_target
 
     device = load_target(target)
     pipeline.lowering(without=without)  # an unknown fusion is said before any work
-    source = artifact or _only_converted(Path())
+    source = _only_converted(Path()) if artifact is None else read_converted(artifact)
     if artifact is None:
-        click.echo(f"compiling {source}, the only converted file here", err=as_json)
-    path = output or Path(f"{source.name.removesuffix('.laud')}.{device.name}.laud")
-    refuse_existing(path, force)
+        click.echo(f"compiling {source.path}, the only converted file here", err=as_json)
+    path = output or Path(f"{source.path.name.removesuffix('.laud')}.{device.name}.laud")
+    refuse_unwritable(path, force)
     start = time.perf_counter()
-    with progress(f"reading {source}") as now:
-        model = read_converted(source).dynamic()
+    with progress(f"lowering {source.path}") as now:
         compiled = api.compile(
-            model,
+            source.dynamic(),
             device,
             batch,
             size=size,
@@ -78,25 +78,27 @@ def _compile(
 COMMAND = _compile
 
 
-def _only_converted(folder: Path) -> Path:
+def _only_converted(folder: Path) -> LaudFile:
     """The one file here that can be compiled."""
     from laudc.artifact import read
 
     found, damaged = [], []
     for path in sorted(path for path in folder.glob("*.laud") if path.is_file()):
         try:
-            if read(path).kind == "converted":
-                found.append(path)
+            file = read(path)
         except (ArtifactError, StorageError) as error:
             damaged.append(error.fact)
+        else:
+            if file.kind == "converted":
+                found.append(file)
     match found:
-        case [path]:
-            return path
+        case [file]:
+            return file
         case []:
             unusable = f" ({'; '.join(damaged)})" if damaged else ""
             raise InputError(f"no converted .laud file is in this folder{unusable}", "make one: laudc convert resnet50")
         case _:
-            names = ", ".join(path.name for path in found)
+            names = ", ".join(file.path.name for file in found)
             raise InputError(
                 f"{len(found)} files here could be compiled: {names}", "name one: laudc compile FILE --target ..."
             )

@@ -62,7 +62,7 @@ def _convert(
     MODEL is a name of torchvision (resnet50) or timm (timm/resnet50), or a class in a file of your own
     (path/net.py:Net, called without arguments, which becomes net-PARADIGM.laud).
     """
-    from laudc.artifact import refuse_existing, save
+    from laudc.artifact import refuse_unwritable, save
     from laudc.convert import convert
     from laudc.models import RANDOM, check_name, condition_random, file_stem, open_model
     from laudc.plan import check_rate, parse_granularity, parse_paradigms
@@ -74,7 +74,7 @@ def _convert(
     check_name(model)
     path = output or Path(f"{file_stem(model)}-{paradigm}.laud")
     if not dry_run:
-        refuse_existing(path, force)
+        refuse_unwritable(path, force)
     with progress(f"opening {model}") as now:
         named = open_model(model, seed=seed, pretrained=pretrained)
         if named.note:

@@ -31,14 +31,25 @@ _MOST_BYTES = 8 * 2**30
 _AGAIN = "make it again, or copy it again from where it came"
 
 
-def refuse_existing(path: Path, force: bool) -> None:
+def refuse_unwritable(path: Path, force: bool) -> None:
     """Before any work: InputError if the file is there and not to be replaced, StorageError if it cannot be written."""
-    if path.exists() and not force:
-        raise InputError(f"{path} exists", "give another name, or replace it (--force, in Python force=True)")
-    if not path.parent.is_dir():
-        raise StorageError(f"there is no folder {path.parent}", "make it first")
-    if path.is_dir() or not os.access(path.parent, os.W_OK):
-        raise StorageError(f"{path} cannot be written", "choose another folder")
+    try:
+        if path.exists() and not force:
+            raise InputError(f"{path} exists", "give another name, or replace it (--force, in Python force=True)")
+        if not path.parent.is_dir():
+            raise StorageError(f"there is no folder {path.parent}", "make it first")
+        if path.is_dir():
+            raise StorageError(f"{path} is a folder", "name a file in it")
+        # permissions do not tell: root may write anywhere, yet not to /proc or a read-only disk
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=_unfinished(path)):
+            pass
+    except OSError as error:
+        raise storage_error(path, error) from error
+
+
+def _unfinished(path: Path) -> str:
+    """How the name of a file begins that will take the place of `path`."""
+    return f".{path.name}."
 
 
 def write_archive(path: Path, manifest: Mapping[str, Any], members: Mapping[str, bytes]) -> None:
@@ -46,7 +57,7 @@ def write_archive(path: Path, manifest: Mapping[str, Any], members: Mapping[str,
     hashes = {name: hashlib.sha256(content).hexdigest() for name, content in sorted(members.items())}
     head = json.dumps({"format": FORMAT, **manifest, "hashes": hashes}, indent=1).encode()
     try:
-        handle, unfinished = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        handle, unfinished = tempfile.mkstemp(dir=path.parent, prefix=_unfinished(path))
         try:
             with os.fdopen(handle, "wb") as file:
                 with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 import laudc.api
+import laudc.artifact
 import laudc.targets
 from laudc.artifact import read
 from laudc.compiled import CompiledModel
@@ -50,6 +51,22 @@ def test_it_takes_the_one_converted_file_and_says_which(cli: Cli, converted: Pat
     assert isinstance(model, CompiledModel)
     assert model.shape == (1, 3, 32, 32)
     assert cli("compile", "--target", "cpu", "--force").exit_code == 0  # the compiled one beside it is no candidate
+
+
+def test_the_files_of_a_folder_are_read_once(
+    cli: Cli, converted: Path, compiled: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy(compiled, folder)
+    done, opened = read(compiled).model(trust=True), list[str]()
+
+    def counted(path: Path) -> object:
+        opened.append(path.name)
+        return read_archive(path)
+
+    monkeypatch.setattr(laudc.artifact, "read_archive", counted)
+    monkeypatch.setattr(laudc.api, "compile", lambda *_, **__: done)
+    assert cli("compile", "--target", "cpu").exit_code == 0
+    assert sorted(opened) == [compiled.name, str(converted)]
 
 
 def test_the_summary_names_the_passes_and_counts_the_kernels(cli: Cli, converted: Path) -> None:
@@ -110,6 +127,7 @@ def test_a_gpu_that_is_not_here_gets_code_all_the_same(cli: Cli, converted: Path
         (("--target", "cpu", "--size", "-3"), 2, "the size '-3' is not whole numbers above 0"),
         (("--target", "cpu", "-o", "taken.laud"), 2, "taken.laud exists; give another name"),
         (("--target", "cpu", "-o", "nowhere/a.laud"), 7, "there is no folder nowhere; make it first"),
+        (("--target", "cpu", "-o", "/proc/a.laud"), 7, "/proc/a.laud cannot be written: "),
         (("missing.laud", "--target", "cpu"), 2, "there is no file missing.laud; make one with `laudc convert`"),
         (("taken.laud", "--target", "cpu"), 4, "taken.laud is cut or is no .laud file"),
         (("cut.laud", "--target", "cpu"), 4, "cut.laud is cut or is no .laud file"),

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from laudc.errors import ArtifactError, InputError, StorageError
-from laudc.kernels.archive import FORMAT, read_archive, refuse_existing, write_archive
+from laudc.kernels.archive import FORMAT, read_archive, refuse_unwritable, write_archive
 
 MEMBERS = {"graph.json": b'{"a": 1}', "weights.safetensors": bytes(range(256)) * 64}
 
@@ -135,13 +135,29 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 def test_an_existing_file_is_kept_unless_forced(archive: Path) -> None:
     with pytest.raises(InputError, match="exists"):
-        refuse_existing(archive, force=False)
-    refuse_existing(archive, force=True)
+        refuse_unwritable(archive, force=False)
+    refuse_unwritable(archive, force=True)
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="there is no folder"):
-        refuse_existing(tmp_path / "nowhere" / "net.laud", force=False)
+        refuse_unwritable(tmp_path / "nowhere" / "net.laud", force=False)
+
+
+@pytest.mark.parametrize("name", ["net.laud", "folder", "much-too-long" * 30])
+def test_trying_to_write_leaves_nothing(name: str, tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    if name == "net.laud":
+        refuse_unwritable(tmp_path / name, force=True)
+    else:
+        with pytest.raises(StorageError):
+            refuse_unwritable(tmp_path / name, force=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+
+
+def test_a_place_where_not_even_root_may_write_is_refused() -> None:
+    with pytest.raises(StorageError, match=r"/proc/net\.laud cannot be written: .*; choose another folder"):
+        refuse_unwritable(Path("/proc/net.laud"), force=False)
 
 
 def test_a_disk_that_fills_in_mid_write_leaves_nothing(tmp_path: Path) -> None:
