@@ -11,6 +11,7 @@ import json
 import math
 import struct
 import warnings
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Self
@@ -54,7 +55,7 @@ class Preprocessing:
                 f"images cannot be resized by {self.interpolation!r}, {self.mode!r}", "use bilinear, center"
             )
         if len(self.mean) != len(self.std) or not all(0 < n < math.inf for n in numbers):
-            raise InputError(f"{self} does not hold", "every size and deviation is a number above 0")
+            raise InputError(f"{self!r} does not hold", "every size and deviation is a number above 0")
 
     def to_json(self) -> str:
         """One line of JSON that `from_json` reads back."""
@@ -70,6 +71,18 @@ class Preprocessing:
             return cls(**values)
         except (TypeError, ValueError, AttributeError, InputError) as error:
             raise ArtifactError(f"the preprocessing record does not hold: {error}", "make the file again") from error
+
+    @classmethod
+    def of(cls, source: Mapping[str, str]) -> Self:
+        """What a program's source says; the default where it says nothing."""
+        text = source.get("preprocessing")
+        return cls() if text is None else cls.from_json(text)
+
+    def __str__(self) -> str:
+        height, width = self.size
+        fitted = "squashed" if self.mode == "squash" else "shorter side"
+        mean, std = ("-".join(f"{number:.3g}" for number in numbers) for numbers in (self.mean, self.std))
+        return f"{height}x{width}: {fitted} to {self.resize}, centre cut, {self.interpolation}, mean {mean}, std {std}"
 
     def for_size(self, size: tuple[int, int]) -> Self:
         """The same look at another size."""

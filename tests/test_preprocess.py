@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -122,6 +123,14 @@ def test_a_thread_of_pixels_is_refused_before_it_fills_the_memory(tmp_path: Path
 def test_the_record_survives_being_written() -> None:
     record = Preprocessing(size=(200, 232), resize=240, interpolation="bicubic", mean=(0.5,) * 3, std=(0.25,) * 3)
     assert Preprocessing.from_json(record.to_json()) == record
+    assert Preprocessing.of({"preprocessing": record.to_json()}) == record
+    assert Preprocessing.of({}) == Preprocessing()
+
+
+def test_the_record_reads_as_one_line() -> None:
+    words = "224x224: shorter side to 256, centre cut, bilinear, mean 0.485-0.456-0.406, std 0.229-0.224-0.225"
+    assert str(Preprocessing()) == words
+    assert str(replace(Preprocessing(), mode="squash")).startswith("224x224: squashed to 256, ")
 
 
 @pytest.mark.parametrize(

@@ -100,6 +100,7 @@ def _head(found: LaudFile, program: Program, plan: Plan | None) -> list[tuple[st
     lines = [
         ("model", f"{source.get('model', 'unknown')} ({source.get('library', 'library unknown')})"),
         ("weights", weights_words(source)),
+        ("images", _images_words(program)),
         ("maskers", masker_state(program)),
         ("made by", ", ".join(f"{name} {number}" for name, number in manifest["versions"].items())),
         ("size", f"{found.path.stat().st_size / 1e6:.1f} MB"),
@@ -121,6 +122,16 @@ def _head(found: LaudFile, program: Program, plan: Plan | None) -> list[tuple[st
     return lines
 
 
+def _images_words(program: Program) -> str:
+    """How `laudc run` prepares an image at the size the network reads."""
+    from laudc.dynamic_model import example_shape
+    from laudc.preprocess import Preprocessing
+
+    height, width = example_shape(program)[2:]
+    said = str(Preprocessing.of(program.source).for_size((height, width)))
+    return said if "preprocessing" in program.source else f"{said} (ImageNet's usual way: the file says none)"
+
+
 def _print_compiled(found: LaudFile) -> None:
     from laudc.report.console import table
 
@@ -130,15 +141,16 @@ def _print_compiled(found: LaudFile) -> None:
         (step["name"], op_change_words(step["op_change"]) if step["changed"] else "nothing")
         for step in found.manifest["passes"]
     ])  # fmt: skip
-    columns = ("kernel", "calls", "schedule", "choice", "registers", "spilled bytes", "source bytes")
+    on_gpu = found.manifest["target"]["kind"] == "cuda"
+    of_gpu = ("registers", "spilled bytes") if on_gpu else ()
+    columns = ("kernel", "calls", "schedule", "choice", *of_gpu, "source bytes")
     table(f"{len(calls)} kernels", columns, [
         (
             symbol,
             calls[symbol],
             facts["schedule"],
             " ".join(f"{key}={value}" for key, value in facts["choice"].items()),
-            facts["registers"],
-            facts["spill_bytes"],
+            *((facts["registers"], facts["spill_bytes"]) if on_gpu else ()),
             sizes.get(symbol, 0),
         )
         for symbol, facts in found.manifest["kernels"].items()

@@ -44,7 +44,7 @@ class _Outcome:
     times_ms: Sequence[float]
     """Of the timed calls."""
     static_ms: Mapping[str, Sequence[float]]
-    """The same of the static network on torch, by variant; none where nothing is skipped."""
+    """The same of the static network on torch, by variant; none where it was not timed."""
     masker_fused: frozenset[str]
     """Blocks whose first convolution runs everywhere, because it carries the masker."""
 
@@ -54,6 +54,7 @@ class _Outcome:
 @click.argument("images", type=click.Path(path_type=Path), nargs=-1, required=True)
 @_options.rate
 @click.option("--repeat", type=click.IntRange(min=1), default=10, help="Calls that the time is the median of.")
+@click.option("--static/--no-static", default=True, help="Time the static network beside a compiled one.")
 @_options.trust
 @click.option("--seed", type=_options.SEED, help="Of the random masks.", show_default="the plan's")
 @_options.as_json
@@ -62,6 +63,7 @@ def _run(
     images: tuple[Path, ...],
     rate: float | None,
     repeat: int,
+    static: bool,
     trust: bool,
     seed: int | None,
     as_json: bool,
@@ -93,12 +95,13 @@ def _run(
             rate=nominal,
             seed=_seed(plan, seed),
             repeat=repeat,
+            static=static,
         )
     facts = _facts(artifact, images, model, outcome, nominal=nominal, repeat=repeat)
     if as_json:
         print_json(facts)
     else:
-        _print(_parts(model)[0], plan, outcome, images, facts)
+        _print(model, outcome, images, facts)
 
 
 COMMAND = _run
@@ -122,8 +125,7 @@ def _read_images(images: Sequence[Path], found: LaudFile, shape: tuple[int, ...]
 
     from laudc.preprocess import Preprocessing, load_image
 
-    text = found.graph.get("source", {}).get("preprocessing")
-    record = Preprocessing() if text is None else Preprocessing.from_json(text)
+    record = Preprocessing.of(found.graph.get("source", {}))
     size, channels = (shape[2], shape[3]), shape[1]
     return torch.cat([load_image(path, record, size=size, channels=channels) for path in images])
 
@@ -147,7 +149,9 @@ def _seed(plan: Plan | None, seed: int | None) -> int:
 # ---- running
 
 
-def _measured(model: Model, inputs: Tensor, *, batch: int, rate: float | None, seed: int, repeat: int) -> _Outcome:
+def _measured(
+    model: Model, inputs: Tensor, *, batch: int, rate: float | None, seed: int, repeat: int, static: bool
+) -> _Outcome:
     import torch
 
     from laudc.compiled import CompiledModel
@@ -165,7 +169,8 @@ def _measured(model: Model, inputs: Tensor, *, batch: int, rate: float | None, s
             decided.append({key: mask.cpu() for key, mask in model.decisions.items()})
         images = whole[:batch].to(device)
         pool = [_moved(draw(call), device) for call in range(repeat)]
-        variants = {_OURS: lambda call: _call(model, images, pool[call]), **_static_variants(model, images)}
+        beside = _static_variants(model, images) if static and isinstance(model, CompiledModel) else {}
+        variants = {_OURS: lambda call: _call(model, images, pool[call]), **beside}
         samples = interleaved_ms(variants, rounds=repeat)
     keys = decided[0]
     fused = masker_fused(model.lowering.lowered) if isinstance(model, CompiledModel) else frozenset[str]()
@@ -200,15 +205,12 @@ def _call(model: Model, images: Tensor, masks: Mapping[str, Tensor] | None) -> T
     return out.float().cpu()  # also waits for the device
 
 
-def _static_variants(model: Model, images: Tensor) -> dict[str, Callable[[int], object]]:
+def _static_variants(model: CompiledModel, images: Tensor) -> dict[str, Callable[[int], object]]:
     """The static network on torch, in the precision of the compiled one, on its device."""
     import torch
 
-    from laudc.compiled import CompiledModel
     from laudc.static_network import in_torch
 
-    if not isinstance(model, CompiledModel):
-        return {}
     dtype = torch.float16 if model.dtype == "float16" else torch.float32
     networks = in_torch(model.lowering.converted, dtype=dtype, device=model.target.kind)
 
@@ -283,12 +285,11 @@ def _top(output: Tensor, names: Sequence[str]) -> list[dict[str, Any]]:
     ]
 
 
-def _print(
-    program: Program, plan: Plan | None, outcome: _Outcome, images: Sequence[Path], facts: Mapping[str, Any]
-) -> None:
+def _print(model: Model, outcome: _Outcome, images: Sequence[Path], facts: Mapping[str, Any]) -> None:
     from laudc.flops import block_macs
     from laudc.report.console import table
 
+    program, _ = _parts(model)
     for path, output in zip(images, outcome.outputs, strict=True):
         best = _top(output, class_names(program.source))
         rows = [(one["class"] or f"class {one['index']}", one["probability"]) for one in best]
@@ -296,21 +297,24 @@ def _print(
     if facts["weights"] == "random":
         click.echo("weights: random, the classes mean nothing")
     costs = {one.name: one for one in block_macs(program, outcome.decisions, masker_fused=outcome.masker_fused)}
-    what_ran: list[tuple[str, float, float, float]] = []
+    what_ran: list[tuple[str, float, float | str, float | str]] = []
     for key in outcome.decisions:
-        cost = costs[key.rpartition(".")[0]]
-        what_ran.append((key, facts["rates"][key], round(cost.dense / 1e6, 1), round(float(cost.executed) / 1e6, 1)))
+        cost = costs.pop(key.rpartition(".")[0], None)  # a block that is dynamic in two ways costs once
+        mmacs = (round(cost.dense / 1e6, 1), round(float(cost.executed) / 1e6, 1)) if cost else ("", "")
+        what_ran.append((key, facts["rates"][key], *mmacs))
     if what_ran:
         table("what ran", ("masks", "executed rate", "dense MMACs", "executed MMACs"), what_ran)
         click.echo("MMACs are those of the whole block: with the halo that the next convolution reads, and the masker")
-    _print_summary(plan, facts)
+    _print_summary(model, facts)
 
 
-def _print_summary(plan: Plan | None, facts: Mapping[str, Any]) -> None:
+def _print_summary(model: Model, facts: Mapping[str, Any]) -> None:
+    from laudc.dynamic_model import DynamicModel
+
     forced = facts["nominal_rate"] is not None
     if forced:
         click.echo(f"{RANDOM_MASKS}: nominal rate {facts['nominal_rate']}, executed {facts['executed_rate']}")
-    elif plan is not None:
+    elif model.plan is not None:
         label = f"; {UNTRAINED}" if facts["maskers"] == "untrained" else ""
         click.echo(f"executed rate {facts['executed_rate']}{label}")
     click.echo(f"{facts['executed_mmacs']} MMACs an image, {facts['static_mmacs']} static")
@@ -320,10 +324,10 @@ def _print_summary(plan: Plan | None, facts: Mapping[str, Any]) -> None:
     click.echo(
         f"{facts['median_ms']} ms a call of {facts['batch']}, median of {facts['repeat']}{label}, on {facts['runs_on']}"
     )
-    if facts["static_ms"] is None:
+    if facts["static_ms"] is not None:
+        click.echo(f"the static network on {facts['static']}: {facts['static_ms']} ms, {_verdict(facts)}")
+    elif isinstance(model, DynamicModel):
         click.echo("nothing is skipped there: compile it to save the time")
-        return
-    click.echo(f"the static network on {facts['static']}: {facts['static_ms']} ms, {_verdict(facts)}")
 
 
 def _verdict(facts: Mapping[str, Any]) -> str:

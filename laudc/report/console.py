@@ -26,7 +26,7 @@ _GAP = 3  # characters between two columns
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Prints `rows` below `title`; a column of numbers stands on the right. No word is ever broken."""
+    """Prints `rows` below `title`; a column of numbers, or of gaps, stands on the right. No word is ever broken."""
     cells = [list(row) for row in rows]
     written = [[column, *(str(row[index]) for row in cells)] for index, column in enumerate(columns)]
     console = Console(width=None if sys.stdout.isatty() else _PIPED_WIDTH, highlight=False)
@@ -34,7 +34,7 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) 
     console.width = max(console.width, sum(widths) + _GAP * len(columns))
     grid = Table(box=SIMPLE_HEAD, pad_edge=False)
     for index, (column, width) in enumerate(zip(columns, widths, strict=True)):
-        numbers = bool(cells) and all(isinstance(row[index], int | float) for row in cells)
+        numbers = bool(cells) and all(row[index] == "" or isinstance(row[index], int | float) for row in cells)
         grid.add_column(Text(column), justify="right" if numbers else "left", width=width)
     for row in cells:
         grid.add_row(*(Text(str(cell)) for cell in row))

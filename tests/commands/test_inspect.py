@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import laudc.artifact
 from laudc.artifact import read, read_converted
+from laudc.targets import TARGETS
 
 Cli = Callable[..., Any]
 """A command line -> `Said`, of conftest.py."""
@@ -21,6 +24,8 @@ def test_a_converted_file(cli: Cli, converted: Path) -> None:
     lines = [line.split() for line in said.out.splitlines()]
     assert lines[0] == ["tiny-spatial.laud:", "converted"]
     assert ["maskers", "untrained"] in lines
+    images = next(line for line in said.out.splitlines() if line.split()[:1] == ["images"])
+    assert "32x32: shorter side to 37, centre cut, bilinear, mean 0.485-0.456-0.406, std" in images
     assert ["plan", "spatial,", "the", "maskers", "decide,", "seed", "0"] in lines
     assert any(line[:2] == ["blocks.0", "basic"] for line in lines)
     assert any(line[:1] == ["weights.safetensors"] for line in lines)
@@ -34,6 +39,14 @@ def test_a_compiled_file_shows_passes_and_kernels(cli: Cli, compiled: Path) -> N
     shown = {line[0]: line for line in lines if line and line[0] in kernels}
     assert shown.keys() == kernels.keys()
     assert all(int(line[-1]) > 100 for line in shown.values())  # bytes of source
+    assert "registers" not in said.out  # a CPU's kernels state none
+
+
+def test_kernels_for_a_gpu_show_their_registers(cli: Cli, compiled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = read(compiled)
+    manifest = {**found.manifest, "target": TARGETS["v100"].to_json()}
+    monkeypatch.setattr(laudc.artifact, "read", lambda _: replace(found, manifest=manifest))
+    assert "registers" in cli("inspect", str(compiled)).out
 
 
 def test_json_holds_it_all(cli: Cli, compiled: Path) -> None:

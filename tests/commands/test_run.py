@@ -50,6 +50,26 @@ def test_a_dynamic_network_that_is_slower_is_called_so(
     assert facts(cli, str(compiled), "photo.png")["static_ms"] == 4.0
 
 
+def test_the_static_network_can_be_left_out(cli: Cli, compiled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("the static network was made")
+
+    monkeypatch.setattr("laudc.static_network.in_torch", never)
+    found = facts(cli, str(compiled), "photo.png", "--no-static")
+    assert (found["static"], found["static_ms"]) == (None, None)
+    last = cli("run", str(compiled), "photo.png", "--no-static").out.splitlines()[-1]
+    assert last.endswith("on kernels for cpu")
+
+
+def test_a_block_that_is_dynamic_in_two_ways_shows_its_cost_once(cli: Cli) -> None:
+    converting = ("convert", "net.py:Tiny", "--paradigm", "spatial+channel", "--size", "32", "-o", "two.laud")
+    assert cli(*converting).exit_code == 0
+    rows = [line.split() for line in cli("run", "two.laud", "photo.png", "--repeat", "1").out.splitlines()]
+    cells = {row[0]: len(row) for row in rows if row and row[0].startswith("blocks.")}
+    both = {"spatial": 4, "channel": 2}
+    assert cells == {f"blocks.{index}.{way}": count for index in (0, 1) for way, count in both.items()}
+
+
 def test_times_that_vary_give_no_verdict(cli: Cli, compiled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.getloadavg", lambda: (0.0, 0.0, 0.0))
     monkeypatch.setattr("laudc.timing.interleaved_ms", lambda variants, rounds: {name: [0.3, 150] for name in variants})

@@ -37,7 +37,7 @@ def test_a_piped_table_wraps_nothing(capsys: pytest.CaptureFixture[str]) -> None
 
 
 def test_numbers_stand_on_the_right(capsys: pytest.CaptureFixture[str]) -> None:
-    table("Times", ["kernel", "us"], [["conv", 7], ["gather", 1234]])
+    table("Times", ["kernel", "us"], [["conv", 7], ["the same", ""], ["gather", 1234]])
     lines = [line for line in capsys.readouterr().out.splitlines() if "conv" in line or "gather" in line]
     assert lines[0].rstrip().endswith("   7")
     assert lines[1].rstrip().endswith("1234")
