@@ -146,8 +146,7 @@ class CompiledModel:
             raise InputError("the input is no plain tensor", "give x.to_dense().resolve_neg()")
         if tuple(x.shape) != self.shape:
             raise InputError(
-                f"the input is {list(x.shape)}, compiled for {list(self.shape)}",
-                "compile it again for that batch and size",
+                f"the input is {list(x.shape)}, compiled for {list(self.shape)}", _step_to(self.shape, tuple(x.shape))
             )
         allowed = (torch.float32, torch.float16) if self.dtype == "float16" else (torch.float32,)
         if x.dtype not in allowed:
@@ -195,6 +194,15 @@ class CompiledModel:
     def missing(self) -> tuple[str, ...]:
         """Notes on kernels that could not be turned into machine code here."""
         return tuple(sorted({binary.note for binary in self.binaries.values() if binary.note}))
+
+
+def _step_to(shape: tuple[int, ...], given: tuple[int, ...]) -> str:
+    """What to do with an input of another shape. Buffers, and lists within them, are laid out for one batch."""
+    batch = shape[0]
+    if given[1:] != shape[1:] or given[0] == 0:
+        return "compile it again for that batch and size"
+    fit = "fill it up to" if given[0] < batch else "split it into batches of"
+    return f"{fit} {batch}, or compile it again with batch={given[0]}"
 
 
 def check_gpu(target: Target) -> None:
