@@ -20,7 +20,8 @@ from laudc.rates import MaskShape, executed_rates, stratified_masks
 
 class DynamicModel(nn.Module):
     """What `laudc.transform` returns: dense and masked, differentiable, with the parameters of the static network
-    under their own names (below `graph.`) and those of the maskers beside them.
+    under their own names (below `graph.`) and those of the maskers beside them. `load_state_dict` also takes the
+    static network's state, its names as they are; with `strict=False`, since the maskers are missing there.
 
     Training mode samples straight-through Gumbel decisions at `temperature`; evaluation takes the larger logit. Of
     the last call: `decisions` (0 / 1, float32) and `probabilities` by masker, `rates`, `block_macs()`. With a plan
@@ -36,6 +37,7 @@ class DynamicModel(nn.Module):
         self._calls = 0
         self._size: tuple[int, ...] = input_type(program).shape[2:]
         self._decided: dict[str, tuple[Tensor, Tensor]] = {}
+        self.register_load_state_dict_pre_hook(_take_static_names)  # type: ignore[no-untyped-call]  # torch's own
 
     def forward(self, x: Tensor, masks: Mapping[str, Tensor] | None = None) -> Tensor:
         """Logits of the network for x (B, C, H, W). `masks` (by masker) replace the decisions of those maskers."""
@@ -114,6 +116,15 @@ class DynamicModel(nn.Module):
         for node, original in zip(graph.graph.nodes, self.program.nodes, strict=True):
             node.meta = dict(original.meta)
         return DynamicModel(replace(program, graph=graph), self.plan)
+
+
+def _take_static_names(model: nn.Module, state: dict[str, object], prefix: str, *_: object) -> None:
+    """Before a state is loaded: what has the name it had in the static network gets the one it has here."""
+    known = {prefix + name for name in model.state_dict()}
+    for name in list(state):
+        here = f"{prefix}graph.{name.removeprefix(prefix)}"
+        if name.startswith(prefix) and name not in known and here in known:
+            state[here] = state.pop(name)
 
 
 def mask_shapes(program: Program, plan: Plan) -> tuple[MaskShape, ...]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
 
 import laudc
+from laudc.dynamic_model import DynamicModel
 from laudc.errors import InputError
 from laudc.testing import TinyNet, conditioned, random_images, state_hash
 
@@ -112,6 +114,42 @@ def test_a_deep_copy_is_a_model_of_its_own() -> None:
     assert twin.program.text() == model.program.text()
     compiled = laudc.compile(twin.eval())
     assert float(compiled(IMAGE[:1]).abs().sum()) == 0
+
+
+def test_it_takes_the_state_of_the_static_network() -> None:
+    network, other = conditioned(TinyNet), conditioned(TinyNet, seed=1)
+    model = laudc.transform(other, IMAGE, rate=1.0).eval()
+    missing, unexpected = model.load_state_dict(network.state_dict(), strict=False)
+    assert unexpected == []
+    assert missing
+    assert all("masker" in name for name in missing)
+    with torch.no_grad():
+        assert torch.allclose(model(IMAGE), network(IMAGE), rtol=0, atol=1e-5 * float(network(IMAGE).abs().max()))
+    with pytest.raises(RuntimeError, match="Missing key"):
+        model.load_state_dict(network.state_dict())
+
+
+def test_a_state_of_its_own_is_taken_whole_also_inside_another_module() -> None:
+    model, twin = (laudc.transform(conditioned(TinyNet, seed=seed), IMAGE) for seed in (0, 1))
+    twin.load_state_dict(model.state_dict())
+    assert state_hash(twin) == state_hash(model)
+    around = torch.nn.Sequential(laudc.transform(conditioned(TinyNet, seed=1), IMAGE))
+    static = {f"0.{name}": tensor for name, tensor in conditioned(TinyNet).state_dict().items()}
+    assert around.load_state_dict(static | {"head": torch.zeros(1)}, strict=False).unexpected_keys == ["head"]
+    assert torch.equal(around.state_dict()["0.graph.head.3.weight"], static["0.head.3.weight"])
+
+
+def test_parameters_that_their_user_froze_stay_frozen(tmp_path: Path) -> None:
+    network = conditioned(TinyNet)
+    frozen = {name for name, parameter in network.named_parameters() if name.startswith(("stem", "stage1"))}
+    for name in frozen:
+        network.get_parameter(name).requires_grad_(False)
+    model = laudc.transform(network, IMAGE)
+    laudc.save(model, tmp_path / "frozen.laud")
+    for one in (model, copy.deepcopy(model), laudc.load(tmp_path / "frozen.laud")):
+        assert isinstance(one, DynamicModel)
+        found = {name for name, parameter in one.named_parameters() if not parameter.requires_grad}
+        assert found == {f"graph.{name}" for name in frozen}
 
 
 def test_it_prints_as_modules_with_their_specs() -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import keyword
 import operator
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, fields
 from typing import Any, cast
 
@@ -50,6 +50,7 @@ def graph_json(program: Program) -> dict[str, Any]:
     decided: dict[str, tuple[fx.Node, fx.Node]] = {}
     if isinstance(result, tuple):
         result, decided = cast("tuple[fx.Node, dict[str, tuple[fx.Node, fx.Node]]]", result)
+    parameters = program.graph.named_parameters(remove_duplicate=False)
     return {
         "nodes": [_node_json(program, node) for node in program.nodes if node.op != "output"],
         "result": cast(fx.Node, result).name,
@@ -57,6 +58,7 @@ def graph_json(program: Program) -> dict[str, Any]:
         "blocks": [asdict(block) for block in program.blocks],
         "refusals": [asdict(refusal) for refusal in program.refusals],
         "source": dict(program.source),
+        "frozen": [name for name, one in parameters if not one.requires_grad],
     }
 
 
@@ -123,6 +125,7 @@ def _build(values: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Program:
     graph = fx.Graph()
     made: dict[str, fx.Node] = {}
     modules: dict[str, Any] = {}
+    frozen = {str(name) for name in values.get("frozen", ())}  # older files do not say
     for entry in values["nodes"]:
         reads = tuple(made[name] for name in entry.get("reads", ()))
         name = _identifier(entry["name"])
@@ -139,7 +142,7 @@ def _build(values: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Program:
             node = graph.create_node("call_function", operator.getitem, (*reads, int(entry["element"])), name=name)
         else:
             target = _path(entry["target"])
-            modules.setdefault(target, _op(entry, target, tensors))
+            modules.setdefault(target, _op(entry, target, tensors, frozen))
             node = graph.create_node("call_module", target, reads, name=name)
         node.meta["block"] = str(entry.get("block", ""))
         made[name] = node
@@ -155,7 +158,7 @@ def _build(values: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Program:
     )
 
 
-def _op(entry: Mapping[str, Any], target: str, tensors: Mapping[str, Tensor]) -> Op:
+def _op(entry: Mapping[str, Any], target: str, tensors: Mapping[str, Tensor], frozen: Collection[str]) -> Op:
     kind = OPS[entry["op"]]
     _check_numbers(entry["spec"])
     spec = kind.spec_type.from_json(entry["spec"])
@@ -165,7 +168,8 @@ def _op(entry: Mapping[str, Any], target: str, tensors: Mapping[str, Tensor]) ->
         if tuple(tensor.shape) != shape:
             raise ValueError(f"{target}.{name} is {list(tensor.shape)}, its op wants {list(shape)}")
         if name in spec.weights():
-            op.register_parameter(name, nn.Parameter(tensor.to(torch.float32)))
+            trained = f"{target}.{name}" not in frozen
+            op.register_parameter(name, nn.Parameter(tensor.to(torch.float32), requires_grad=trained))
         else:
             op.register_buffer(name, tensor)
     return op
