@@ -158,9 +158,7 @@ class Target:
         values |= dict.fromkeys(plausible_facts(), 0)
         types = get_type_hints(cls)
         for fact, plausible in wanted.items():
-            value = _number(fact, stated[fact], types[fact], plausible)
-            plausible.check(fact, value, kind)
-            values[fact] = types[fact](value)
+            values[fact] = stated_number(fact, stated[fact], types[fact], plausible, kind)
         return cls(**values)  # type: ignore[arg-type]  # each value was checked against its own field above
 
     @property
@@ -253,7 +251,9 @@ def _dtypes(value: object) -> tuple[str, ...]:
     return tuple(value)
 
 
-def _number(fact: str, entry: object, number: type[int] | type[float], plausible: Plausible) -> float:
+def stated_number(fact: str, entry: object, number: type[int] | type[float], plausible: Plausible, kind: Kind) -> float:
+    """The value of `fact = { value = ..., source = "..." }`. TargetError where it has no source, is not a `number` or
+    not plausible."""
     if not isinstance(entry, dict) or set(entry) != {"value", "source"}:
         step = f'write {fact} = {{ value = ..., source = "..." }}; plausible is {plausible}'
         raise TargetError(f"{fact} does not state a value and its source", step)
@@ -263,4 +263,5 @@ def _number(fact: str, entry: object, number: type[int] | type[float], plausible
     if isinstance(value, bool) or not isinstance(value, (int, number)):
         step = f"write a {'whole number' if number is int else 'number'}; plausible is {plausible}"
         raise TargetError(f"{fact} is {value!r}", step)
-    return value
+    plausible.check(fact, value, kind)
+    return number(value)

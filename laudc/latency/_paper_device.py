@@ -11,10 +11,10 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, cast, get_origin, get_type_hints
+from typing import Annotated, Any, get_origin, get_type_hints
 
 from laudc.errors import InputError, TargetError, UnknownName
-from laudc.targets.base import Plausible
+from laudc.targets.base import Plausible, stated_number
 
 _FILE = Path(__file__).with_name("paper_devices.toml")
 _COMMON = ("outputs_in_flight_per_lane", "sector_fp32", "launch_us")
@@ -116,18 +116,7 @@ def _numbers(path: Path, name: str, stated: object, wanted: Collection[str]) -> 
 
 
 def _number(where: str, fact: str, entry: object) -> float:
-    plausible, number = _facts()[fact], get_type_hints(PaperDevice)[fact]
-    if not isinstance(entry, dict) or set(entry) != {"value", "source"}:
-        step = f'write {fact} = {{ value = ..., source = "..." }}; plausible is {plausible}'
-        raise TargetError(f"{where}: {fact} does not state a value and its source", step)
-    value, source = entry["value"], entry["source"]
-    if not isinstance(source, str) or not source.strip():
-        raise TargetError(f"{where}: {fact} has no source", "say where the number is from")
-    if isinstance(value, bool) or not isinstance(value, (int, number)):
-        step = f"write a {'whole number' if number is int else 'number'}; plausible is {plausible}"
-        raise TargetError(f"{where}: {fact} is {value!r}", step)
     try:
-        plausible.check(fact, value, "cuda")
+        return stated_number(fact, entry, get_type_hints(PaperDevice)[fact], _facts()[fact], "cuda")
     except TargetError as error:
         raise TargetError(f"{where}: {error.fact}", error.next_step) from error
-    return cast(float, number(value))
