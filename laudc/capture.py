@@ -18,6 +18,7 @@ from torch import Tensor, fx, nn
 from torch.fx.node import Target
 from torch.fx.operator_schemas import ArgsKwargsPair
 
+from laudc.compare import relative_error
 from laudc.errors import CaptureError, InputError
 from laudc.ops import OPS, Op
 from laudc.ops.activation import Activation, ActivationSpec
@@ -49,8 +50,8 @@ def capture(model: nn.Module, example: Tensor, *, source: Mapping[str, str] | No
     program = Program(graph=_with_ops(graph_module), source=dict(source or {})).finished()
     with torch.no_grad():
         found = program(example.clone())[0]
-    error = float((found - expected).abs().max() / expected.abs().max().clamp_min(1e-12))
-    if not error <= _TOLERANCE:
+    error = relative_error(found, expected)
+    if error > _TOLERANCE:
         raise CaptureError(
             f"the traced network differs from the module by {error:.1e}",
             "look for tensors that are changed in place and read again under their old name",

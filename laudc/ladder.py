@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from laudc import pipeline
+from laudc.compare import relative_error
 from laudc.compiled import CompiledModel, passes_for
 from laudc.dynamic_model import DynamicModel, mask_shapes
 from laudc.errors import EqualityError, InputError
@@ -120,20 +121,12 @@ def _masks(program: Program, plan: Plan | None, rate: float) -> dict[str, Tensor
     return stratified_masks(shapes, batch=input_type(program).shape[0], rate=rate, seed=7)
 
 
-def _relative(found: Tensor, expected: Tensor) -> float:
-    """The largest difference over the largest magnitude; NaN counts as infinitely far."""
-    if not bool(torch.isfinite(found).all()) or not bool(torch.isfinite(expected).all()):
-        return float("inf")
-    scale = expected.abs().max().clamp_min(1e-12) if expected.numel() else torch.tensor(1.0)
-    return float((found - expected).abs().max() / scale) if expected.numel() else 0.0
-
-
 # ---- 1 to 3: on the reference
 
 
 def _static(program: Program, plan: Plan, image: Tensor) -> Rung:
     ones = _masks(program, plan, 1.0)
-    error = _relative(program(image, ones)[0], static_program(program)(image)[0])
+    error = relative_error(program(image, ones)[0], static_program(program)(image)[0])
     return Rung(name="static", where="whole network, all masks one", error=error, bar=_NETWORK_BAR)
 
 
@@ -145,12 +138,12 @@ def _lowering(
 
     def compare(rewrite: Pass, before: Program, after: Program) -> None:
         if after is not before:
-            error = _relative(after(image, masks)[0], expected)
+            error = relative_error(after(image, masks)[0], expected)
             found.append(Rung(name="pass", where=f"{rewrite.name} at rate {rate:g}", error=error, bar=_NETWORK_BAR))
 
     lowered, _ = pipeline.run(program, passes, watch=compare)
     yield from found
-    error = _relative(lowered(image, masks)[0], expected)
+    error = relative_error(lowered(image, masks)[0], expected)
     yield Rung(name="lowered", where=f"whole network at rate {rate:g}", error=error, bar=_NETWORK_BAR)
 
 
@@ -206,14 +199,14 @@ def _defined_error(op: Op, found: Tensor, expected: Tensor, operands: tuple[Tens
         listed = torch.cat([torch.ones_like(ahead[:, :1]), ahead], 1)
         return 0.0 if torch.equal(found[listed], expected[listed]) else float("inf")
     defined = ~torch.isnan(expected) if expected.is_floating_point() else torch.ones_like(expected, dtype=torch.bool)
-    return _relative(found[defined].float(), expected[defined].float())
+    return relative_error(found[defined].float(), expected[defined].float())
 
 
 def _compiled(model: CompiledModel, program: Program, image: Tensor, masks: Mapping[str, Tensor], rate: float) -> Rung:
     expected = program(image, masks)[0]
     model.runner.poison()
     found = _call(model, image, masks)
-    error, bar, note = _relative(found, expected), _NETWORK_BAR, ""
+    error, bar, note = relative_error(found, expected), _NETWORK_BAR, ""
     if model.dtype == "float16":
         theirs = _torch_half_error(model, program, image, masks, expected)
         bar = max(_HALF_BAR, 1.5 * theirs)
@@ -236,7 +229,7 @@ def _torch_half_error(
     given = (image.to(model.target.kind).half(), device) if masks else (image.to(model.target.kind).half(),)
     out = graph(*given)
     found = out[0] if isinstance(out, tuple) else out
-    return _relative(found.float().cpu(), expected)
+    return relative_error(found.float().cpu(), expected)
 
 
 def _decisions(model: CompiledModel, program: Program, image: Tensor) -> Iterator[Rung]:
@@ -263,5 +256,5 @@ def _file(model: CompiledModel, image: Tensor, masks: Mapping[str, Tensor]) -> R
         save(path, model)
         loaded = read(path).model(trust=model.target.kind == "cuda")
     assert isinstance(loaded, CompiledModel)
-    error = _relative(_call(loaded, image, masks), _call(model, image, masks))
+    error = relative_error(_call(loaded, image, masks), _call(model, image, masks))
     return Rung(name="file", where="written, loaded and run", error=error, bar=0.0)

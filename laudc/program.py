@@ -14,7 +14,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import cast
 
-import torch
 from torch import Tensor, fx, nn
 
 from laudc.errors import CaptureError, InputError
@@ -310,8 +309,3 @@ def is_view(program: Program, node: fx.Node) -> bool:
     """Whether a node is a flatten of a map of one pixel: the same bytes."""
     op = program.op(node)
     return op is not None and op.spec.name == "flatten" and type_of(node.all_input_nodes[0]).shape[2:] == (1, 1)
-
-
-def is_finite(x: Tensor) -> bool:
-    """No infinity, no NaN."""
-    return bool(torch.isfinite(x).all())

@@ -1,4 +1,5 @@
-"""What the tests of every folder share: small networks with honest weights, random decisions, a strict comparison.
+"""For whoever tests a pass, an operation or a kernel, here or in a package of their own: small networks with honest
+weights, programs written line by line, random decisions, a strict comparison.
 
 program = converted(tiny(), random_images(2, 3, 37, 45), paradigm="spatial")
 before, after = around(program, "fuse_gather_conv")
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import math
 from collections.abc import Callable, Mapping
 from typing import cast
 
@@ -17,6 +19,7 @@ from torch import Tensor, fx, nn
 from torch.fx.node import Argument, Target
 
 from laudc.capture import capture
+from laudc.compare import relative_error
 from laudc.kernels.toolchain import EXTRA, CudaCompiler, Missing, find_compiler
 from laudc.ops import OPS, Op, Spec
 from laudc.ops._masker import Masker
@@ -27,7 +30,7 @@ from laudc.passes.find_blocks import FindBlocks
 from laudc.passes.insert_maskers import InsertMaskers
 from laudc.pipeline import lowering, ordered, run
 from laudc.plan import make_plan
-from laudc.program import Program, elements, insert_op, is_finite, types_of
+from laudc.program import Program, elements, insert_op, types_of
 from laudc.types import TensorType
 
 TOLERANCE = 1e-5
@@ -257,21 +260,14 @@ def random_masks_like(program: Program, *, rate: float, batch: int, seed: int = 
 # ---- comparison
 
 
-def relative_error(found: Tensor, expected: Tensor) -> float:
-    """The largest difference over the largest expected value."""
-    difference = (found - expected).detach().abs().max()
-    return float(difference / expected.detach().abs().max().clamp_min(1e-12))
-
-
 def same_output(
     a: Program, b: Program, x: Tensor, masks: Mapping[str, Tensor] | None = None, *, tolerance: float = TOLERANCE
 ) -> None:
     """Assert that two programs compute the same, finite values, given the decisions, and take the same decisions."""
     with torch.no_grad():
         (expected, decided), (found, decided_too) = a(x, masks), b(x, masks)
-    assert is_finite(expected), "the first program's output is not finite"
-    assert is_finite(found), "the second program's output is not finite: it read what nobody computed"
     error = relative_error(found, expected)
+    assert math.isfinite(error), "an output is not finite: a program read what nobody computed"
     assert error <= tolerance, f"the outputs differ by {error:.1e}"
     assert decided.keys() == decided_too.keys()
     for key, (mask, logits) in decided.items():

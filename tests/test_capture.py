@@ -14,6 +14,7 @@ from torchvision import models
 
 import laudc
 from laudc.capture import capture
+from laudc.compare import relative_error
 from laudc.errors import CaptureError, InputError
 from laudc.ops.batch_norm import BatchNorm
 from laudc.program import Program
@@ -22,7 +23,6 @@ from laudc.testing import (
     conditioned,
     conv_norm,
     random_images,
-    relative_error,
     state_hash,
     tiny,
 )

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torchvision import models
 
 from laudc.capture import capture
+from laudc.compare import relative_error
 from laudc.ops._geometry import expand_patches, grid_size, needed_region, patch_means
 from laudc.ops._masker import Masker
 from laudc.paradigms import PARADIGMS
@@ -29,7 +30,6 @@ from laudc.testing import (
     converted,
     random_images,
     random_masks_like,
-    relative_error,
     tiny,
     tiny_converted,
 )

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from laudc.capture import capture
+from laudc.compare import relative_error
 from laudc.errors import InputError
 from laudc.ops.activation import Activation, ActivationSpec
 from laudc.ops.conv2d import Conv2d
@@ -29,7 +30,6 @@ from laudc.testing import (
     converted,
     random_images,
     random_masks_like,
-    relative_error,
     run_overwriting,
     same_output,
     tiny,

@@ -9,11 +9,12 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from laudc.capture import capture
+from laudc.compare import relative_error
 from laudc.passes.find_blocks import FindBlocks
 from laudc.passes.insert_maskers import InsertMaskers
 from laudc.pipeline import lowering, optional_passes, run
 from laudc.plan import make_plan
-from laudc.testing import conditioned, random_images, random_masks_like, relative_error, run_overwriting, same_output
+from laudc.testing import conditioned, random_images, random_masks_like, run_overwriting, same_output
 
 ACTIVATIONS: list[type[nn.Module]] = [nn.ReLU, nn.ReLU6, nn.SiLU, nn.GELU, nn.Hardswish, nn.Sigmoid]
 PARADIGMS = ["spatial", "layer", "channel", "spatial+layer", "spatial+channel", "layer+channel+spatial"]

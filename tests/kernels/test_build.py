@@ -12,8 +12,9 @@ import torch
 from torch import nn
 
 import laudc
+from laudc.compare import relative_error
 from laudc.errors import ToolchainError
-from laudc.testing import TinyNet, conditioned, random_images, relative_error
+from laudc.testing import TinyNet, conditioned, random_images
 
 NEW_SCHEDULE = '''
 """Pools without threads."""

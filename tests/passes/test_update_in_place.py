@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import fx
 
+from laudc.compare import relative_error
 from laudc.ops.add import AddSpec
 from laudc.ops.conv2d import Conv2dSpec
 from laudc.ops.flatten import FlattenSpec
@@ -25,7 +26,6 @@ from laudc.testing import (
     change_text,
     random_images,
     random_masks_like,
-    relative_error,
     run_overwriting,
     same_output,
     tiny_around,
