@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from fractions import Fraction
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
 import torch
 
 import laudc
-from laudc import pipeline
 from laudc.convert import read_blocks
-from laudc.errors import InputError, TargetError, UnknownName
+from laudc.errors import InputError, UnknownName
 from laudc.latency._paper_chance import fullest_share
-from laudc.latency._paper_device import _FILE
 from laudc.latency._paper_patches import patch_schedule
 from laudc.latency._paper_tiles import conv_tile, product_us
 from laudc.latency.paper import (
@@ -30,11 +26,9 @@ from laudc.latency.paper import (
     network_dynamic_us,
     network_static_us,
     paper_device,
-    paper_devices,
     regnet_y,
     static_us,
 )
-from laudc.targets import TARGETS
 from laudc.testing import conditioned
 
 Blocks = tuple[PaperBlock, ...]
@@ -255,122 +249,12 @@ def test_many_decisions_even_out() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("converted", [False, True])
-def test_blocks_are_read_from_a_program(converted: bool) -> None:
-    network, image = conditioned(lambda: torchvision_model("resnet50")), torch.zeros(1, 3, 64, 64)
-    program = laudc.transform(network, image).program if converted else read_blocks(network, image)
-    assert blocks_of(program) == bottlenecks((3, 4, 6, 3), image=64)
-
-
-@pytest.mark.slow
-def test_a_basic_block_is_two_convolutions_and_its_first_reads_a_wider_patch() -> None:
-    program = read_blocks(conditioned(lambda: torchvision_model("resnet18")), torch.zeros(1, 3, 64, 64))
-    block = blocks_of(program)[2]
-    assert block == PaperBlock(
-        stage=1,
-        convs=(
-            PaperConv(c_in=64, c_out=128, height=8, width=8, stride=2, kernel=3),
-            PaperConv(c_in=128, c_out=128, height=8, width=8, kernel=3),
-        ),
-        projection=PaperConv(c_in=64, c_out=128, height=8, width=8, stride=2),
-    )
-    for paradigm in ("spatial", "layer", "channel"):
-        assert dynamic_us(block, TX2, paradigm, 2, 0.25) < dynamic_us(block, TX2, paradigm, 2, 1.0)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("paradigm", ["spatial", "layer", "channel"])
-def test_a_lowered_program_is_refused(paradigm: str) -> None:
-    image = torch.zeros(1, 3, 64, 64)
-    model = laudc.transform(conditioned(lambda: torchvision_model("resnet18")), image, paradigm=paradigm)
-    lowered, _ = pipeline.run(model.eval().program, pipeline.lowering())
-    with pytest.raises(InputError, match=r"layer1.0 is lowered already"):
-        blocks_of(lowered)
-
-
-@pytest.mark.slow
-def test_a_dilated_convolution_is_refused() -> None:
-    network = conditioned(lambda: torchvision_model("resnet50", replace_stride_with_dilation=[False, False, True]))
-    program = read_blocks(network, torch.zeros(1, 3, 64, 64))
-    with pytest.raises(InputError, match=r"layer4.1 is 3x3, its stride \(1, 1\), its dilation \(2, 2\)"):
-        blocks_of(program)
-
-
-@pytest.mark.parametrize("name", ["regnet_y_400mf", "regnet_y_800mf"])
-def test_a_regnet_has_the_convolutions_of_torchvisions(name: str) -> None:
-    network = torchvision_model(name)
-    theirs = [
-        (conv.in_channels, conv.out_channels, conv.kernel_size[0], conv.stride[0], conv.groups)
-        for conv in network.get_submodule("trunk_output").modules()
-        if isinstance(conv, torch.nn.Conv2d)
-    ]
-    ours = []
-    for block in regnet_y(name):
-        first, middle, last = block.convs
-        squeeze = PaperConv(c_in=middle.c_out, c_out=block.squeeze, height=1, width=1)
-        excite = PaperConv(c_in=block.squeeze, c_out=middle.c_out, height=1, width=1)
-        shortcut = [block.projection] if block.projection else []
-        ours += [
-            (conv.c_in, conv.c_out, conv.kernel, conv.stride, conv.groups)
-            for conv in (*shortcut, first, middle, squeeze, excite, last)
-        ]
-    assert ours == theirs
-
-
-def torchvision_model(name: str, **options: object) -> torch.nn.Module:
+def test_the_blocks_of_a_resnet50_here_are_those_of_its_program(converted: bool) -> None:
     import torchvision
 
-    model: torch.nn.Module = getattr(torchvision.models, name)(**options)
-    return model.eval()
-
-
-def test_the_devices_are_targets_too() -> None:
-    assert sorted(paper_devices()) == ["jetson-nano", "jetson-tx2", "rtx3060", "rtx3090", "v100"]
-    assert set(paper_devices()) <= set(TARGETS)
-
-
-@pytest.fixture
-def edited(tmp_path: Path) -> Callable[[str, str], Path]:
-    """A copy of the devices' file with one piece of text replaced; its path."""
-
-    def write(before: str, after: str) -> Path:
-        text = _FILE.read_text()
-        assert before in text
-        path = tmp_path / "devices.toml"
-        path.write_text(text.replace(before, after, 1))
-        return path
-
-    return write
-
-
-@pytest.mark.parametrize(
-    ("before", "after", "said"),
-    [
-        ("clock_mhz = { value = 1500", "clock_mhz = { value = 1.5", "v100: clock_mhz is 1.5"),
-        ("clock_mhz = { value = 1500", "clock_ghz = { value = 1.5", "v100: no fact 'clock_ghz'"),
-        ("pe_count = { value = 80,", "pe_count = { value = 80.5,", "v100: pe_count is 80.5"),
-        ('pe_count = { value = 80, source = "LAUDNet released predictor: n_pes" }', "pe_count = 80",
-         "v100: pe_count does not state a value and its source"),
-        ('value = 80, source = "LAUDNet released predictor: n_pes"', 'value = 80, source = " "',
-         "v100: pe_count has no source"),
-        ('pe_count = { value = 80, source = "LAUDNet released predictor: n_pes" }\n', "",
-         "v100: no fact 'pe_count'"),
-        ("[v100]", "v101 = 3\n[v100]", "common: no fact 'v101'"),
-        ("[common]", "v101 = 3\n[common]", "v101 is not a table"),
-        ("sector_fp32 =", "sector_fp16 =", "common: no fact 'sector_fp16'"),
-        ("[v100]", "[v100", "not TOML"),
-    ],
-)  # fmt: skip
-def test_a_file_that_does_not_hold_names_the_device_and_the_field(
-    edited: Callable[[str, str], Path], before: str, after: str, said: str
-) -> None:
-    with pytest.raises(TargetError) as caught:
-        paper_devices(edited(before, after))
-    assert said in str(caught.value)
-
-
-def test_a_file_that_is_missing_is_named(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"cannot read .*none\.toml"):
-        paper_devices(tmp_path / "none.toml")
+    network, image = conditioned(torchvision.models.resnet50), torch.zeros(1, 3, 64, 64)
+    program = laudc.transform(network, image).program if converted else read_blocks(network, image)
+    assert blocks_of(program) == bottlenecks((3, 4, 6, 3), image=64)
 
 
 def test_names_that_are_unknown_are_met_with_near_ones() -> None:
