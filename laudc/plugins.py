@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import sys
 from collections.abc import Iterator, Mapping
 from typing import Generic, TypeVar, cast
 
@@ -32,12 +33,14 @@ class Plugins(Mapping[str, T], Generic[T]):
         return {stem.replace("_", "-"): stem for stem in sorted(stems) if not stem.startswith("_") and stem != "base"}
 
     def __getitem__(self, name: str) -> T:
-        stems = self._stems()
-        name = name.replace("_", "-")
-        if name not in stems:
-            raise UnknownName.among(self._kind, name, stems)
-        module = importlib.import_module(f"{self._package}.{stems[name]}")
-        return cast(T, getattr(module, self._attribute))
+        module = f"{self._package}.{name.replace('-', '_')}"
+        found = getattr(sys.modules.get(module), self._attribute, None)  # the folder is not scanned for every use
+        if found is None:
+            stems = self._stems()
+            if name.replace("_", "-") not in stems:
+                raise UnknownName.among(self._kind, name, stems)
+            found = getattr(importlib.import_module(module), self._attribute)
+        return cast(T, found)
 
     def __contains__(self, name: object) -> bool:
         return name in self._stems()

@@ -73,6 +73,13 @@ def test_furniture_is_no_plugin(shop: tuple[Path, Plugins[str]]) -> None:
     assert not {"base", "-shelf", "_shelf", "cellar", "pea_pod"} & set(goods)
 
 
+def test_furniture_that_was_imported_is_no_plugin_either(shop: tuple[Path, Plugins[str]]) -> None:
+    folder, goods = shop
+    importlib.import_module(f"{folder.name}.base")
+    with pytest.raises(UnknownName, match="no good 'base'"):
+        goods["base"]
+
+
 def test_the_mapping_is_read_only(shop: tuple[Path, Plugins[str]]) -> None:
     _, goods = shop
     assert isinstance(goods, Mapping)
