@@ -137,7 +137,8 @@ def _report(compiled: CompiledModel, path: Path, seconds: float, *, as_json: boo
 
 def _facts(compiled: CompiledModel, path: Path, seconds: float) -> dict[str, Json]:
     steps = compiled.lowering.executable.steps
-    kernels = {step.kernel.symbol: step.kernel for step in steps}
+    symbols = [step.kernel.symbol for step in steps]
+    kernels, calls = dict(zip(symbols, (step.kernel for step in steps), strict=True)), Counter(symbols)
     return {
         "file": str(path),
         "bytes": path.stat().st_size,
@@ -154,7 +155,7 @@ def _facts(compiled: CompiledModel, path: Path, seconds: float) -> dict[str, Jso
             {
                 "symbol": symbol,
                 "schedule": kernel.schedule,
-                "calls": sum(step.kernel.symbol == symbol for step in steps),
+                "calls": calls[symbol],
                 "registers": compiled.binaries[kernel.key].registers,
                 "spill_bytes": compiled.binaries[kernel.key].spill_bytes,
             }
