@@ -74,6 +74,16 @@ class Draw:
         return self.data(rows, columns).flatten(0, 1)
 
 
+class Blank(Draw):
+    """Operands without content: enough to tell their shapes, and quick, since every name of a test asks."""
+
+    def floats(self, *shape: int) -> Tensor:
+        return torch.empty(self.batch, *shape)
+
+    def decisions(self, *shape: int) -> Tensor:
+        return torch.zeros(self.batch, *shape)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Case:
     """An operation with operands of one size."""
@@ -85,7 +95,7 @@ class Case:
     """Whether there is a half precision form."""
 
     def __str__(self) -> str:
-        x = self.operands(Draw(batch=1, rate=1.0, dtype="float32"))[0]
+        x = self.operands(Blank(batch=1, rate=1.0, dtype="float32"))[0]
         fields = [str(value).replace(" ", "") for key, value in self.fields.items() if key != "key"]
         return "-".join([self.op, "x".join(map(str, x.shape[1:] or x.shape)), *fields])
 
