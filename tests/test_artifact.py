@@ -178,6 +178,15 @@ def test_a_graph_that_does_not_hold_is_one_line(converted_file: Path, field: str
     assert "\n" not in str(caught.value)
 
 
+def test_a_file_that_does_not_say_what_is_frozen_is_all_trainable(converted_file: Path) -> None:
+    manifest, members = read_archive(converted_file)
+    graph = json.loads(members["graph.json"])
+    assert graph.pop("frozen") == []
+    del manifest["hashes"]
+    write_archive(converted_file, manifest, members | {"graph.json": json.dumps(graph).encode()})
+    assert all(parameter.requires_grad for parameter in read_converted(converted_file).dynamic().parameters())
+
+
 @pytest.mark.parametrize("where", ["name", "input", "target", "key"])
 def test_names_in_a_graph_cannot_become_code(converted_file: Path, tmp_path: Path, where: str) -> None:
     """fx writes the names of a graph into Python that it executes: they must be nothing but names."""
