@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from graphlib import TopologicalSorter
 
-from laudc.errors import InputError
+from laudc.errors import UnknownName
 from laudc.passes import PASSES, Pass
 from laudc.program import Program
 from laudc.verify import verify
@@ -62,7 +62,7 @@ def _optional_pass(name: str) -> str:
     for known in PASSES:
         if PASSES[known].optional and name.replace("_", "-") in (known, known.removeprefix("fuse-")):
             return known.replace("-", "_")
-    raise InputError(f"there is no fusion {name!r}", f"choose from {', '.join(optional_passes())}")
+    raise UnknownName.among("fusion", name, optional_passes())
 
 
 def _made(name: str, options: Mapping[str, object]) -> Pass:

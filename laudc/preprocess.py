@@ -81,7 +81,7 @@ class Preprocessing:
     def __str__(self) -> str:
         height, width = self.size
         fitted = "squashed" if self.mode == "squash" else "shorter side"
-        mean, std = ("-".join(f"{number:.3g}" for number in numbers) for numbers in (self.mean, self.std))
+        mean, std = (" ".join(f"{number:.3g}" for number in numbers) for numbers in (self.mean, self.std))
         return f"{height}x{width}: {fitted} to {self.resize}, centre cut, {self.interpolation}, mean {mean}, std {std}"
 
     def for_size(self, size: tuple[int, int]) -> Self:

@@ -128,7 +128,7 @@ def test_the_record_survives_being_written() -> None:
 
 
 def test_the_record_reads_as_one_line() -> None:
-    words = "224x224: shorter side to 256, centre cut, bilinear, mean 0.485-0.456-0.406, std 0.229-0.224-0.225"
+    words = "224x224: shorter side to 256, centre cut, bilinear, mean 0.485 0.456 0.406, std 0.229 0.224 0.225"
     assert str(Preprocessing()) == words
     assert str(replace(Preprocessing(), mode="squash")).startswith("224x224: squashed to 256, ")
 

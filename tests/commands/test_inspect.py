@@ -25,7 +25,7 @@ def test_a_converted_file(cli: Cli, converted: Path) -> None:
     assert lines[0] == ["tiny-spatial.laud:", "converted"]
     assert ["maskers", "untrained"] in lines
     images = next(line for line in said.out.splitlines() if line.split()[:1] == ["images"])
-    assert "32x32: shorter side to 37, centre cut, bilinear, mean 0.485-0.456-0.406, std" in images
+    assert "32x32: shorter side to 37, centre cut, bilinear, mean 0.485 0.456 0.406, std" in images
     assert ["plan", "spatial,", "the", "maskers", "decide,", "seed", "0"] in lines
     assert any(line[:2] == ["blocks.0", "basic"] for line in lines)
     assert any(line[:1] == ["weights.safetensors"] for line in lines)
