@@ -18,6 +18,7 @@ from tvm.ir import IRModule
 from tvm.script import tirx as T
 
 from laudc.schedules._cuda_problem import Problem
+from laudc.schedules._cuda_prologue import wait_and_apply
 from laudc.schedules._cuda_rows import (
     row_at,
     row_count,
@@ -29,7 +30,7 @@ from laudc.schedules._cuda_rows import (
     window_start,
 )
 from laudc.schedules._cuda_tiles import STEP, TensorTile
-from laudc.schedules._cuda_tir import arguments_of, flat, module_of, run_of, through_prologue
+from laudc.schedules._cuda_tir import arguments_of, flat, module_of, run_of
 from laudc.schedules._pointwise import pointwise
 
 _UNIFORM = "__device__ __forceinline__ int warp_uniform(int v) { return __shfl_sync(0xffffffff, v, 0, 32); }\n"
@@ -80,6 +81,7 @@ def tensor_core_module(p: Problem, tile: TensorTile) -> IRModule:
     def first_column(warp):
         return 0 if core == "wgmma" else div(warp, tile.warps_m) * wide
 
+    wait_and_change = wait_and_apply(p, x_loads, pass_rows, ahead - 1)
     weight_rows = padded + tile.extra
     args = arguments_of(p, (weight_rows, p.depth), weight_rows)
     blocks = tile.blocks or column_tiles * row_tiles(p, args.batch, bm)
@@ -200,26 +202,8 @@ def tensor_core_module(p: Problem, tile: TensorTile) -> IRModule:
                 if p.prologue is None:
                     T.ptx.cp.async_.wait_group(ahead - 1)
                 else:
-                    scale = T.alloc_local((8,), "float32")
-                    shift = T.alloc_local((8,), "float32")
-                    piece = T.alloc_local((8,), "float16")
-                    # Before the wait, which covers them.
-                    for h in T.unroll(2):
-                        for e in T.vectorized(4):
-                            scale[h * 4 + e] = prologue[0, (x_block[0] * (STEP // 4) + load_chunk * 2 + h) * 4 + e]
-                        for e in T.vectorized(4):
-                            shift[h * 4 + e] = prologue[1, (x_block[0] * (STEP // 4) + load_chunk * 2 + h) * 4 + e]
-                    T.ptx.cp.async_.wait_group(ahead - 1)
-                    for i in T.unroll(x_loads):
-                        if T.bitwise_and(T.shift_right(taps[i], x_tap[0]), 1) != 0:
-                            at: T.let = stage[0] * (x_stage // 8) + div(slot, 8) + i * pass_rows * (STEP // 8)
-                            for e in T.vectorized(8):
-                                piece[e] = x_shared[at * 8 + e]
-                            for e in T.unroll(8):
-                                made: T.let = through_prologue(p, T.Cast("float32", piece[e]), scale[e], shift[e])
-                                piece[e] = T.Cast("float16", made)
-                            for e in T.vectorized(8):
-                                x_shared[at * 8 + e] = piece[e]
+                    first: T.let = stage[0] * (x_stage // 8) + div(slot, 8)
+                    wait_and_change(x_shared, first, taps, x_tap[0], prologue, x_block[0], load_chunk)
                     x_block[0] = x_block[0] + 1
                     if x_block[0] == blocks_a_tap:
                         x_block[0] = 0
