@@ -67,13 +67,13 @@ def _understand(program: Program, add: fx.Node, dominators: dict[fx.Node, fx.Nod
         add=add,
         paths=cast("tuple[tuple[fx.Node, ...], tuple[fx.Node, ...]]", tuple(paths)),
     )
-    reasons = []
+    reasons: dict[str, list[str]] = {}
     for name in sorted(PATTERNS, key=lambda name: (PATTERNS[name].rank, name)):
         match = PATTERNS[name].match(region)
         if isinstance(match, Match):
             return _block(region, match, name)
-        reasons.append(f"{name}: {match}")
-    return "no pattern: " + "; ".join(reasons)
+        reasons.setdefault(match, []).append(name)
+    return "no pattern: " + "; ".join(f"{', '.join(names)}: {reason}" for reason, names in reasons.items())
 
 
 def _path(node: fx.Node, entry: fx.Node) -> tuple[fx.Node, ...] | str:

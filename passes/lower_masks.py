@@ -39,7 +39,7 @@ from laudc.program import Program, Refusal, block_of, insert_op, set_op, type_of
 
 @dataclass(frozen=True, kw_only=True)
 class LowerMasks(Pass):
-    after = ("fuse_activation",)
+    after = ("fuse_prologue",)
 
     def run(self, program: Program) -> Program:
         if not any(isinstance(op, MaskRows | MaskChannels) for _, op in program.ops()):
@@ -81,6 +81,8 @@ def _list_channels(program: Program, mask: fx.Node, masked: list[fx.Node]) -> st
         reason = _refuse_groups(conv.spec, group, both=node in writers and node in readers)
         if reason is not None:
             return f"%{node.name}: {reason}"
+        if node in readers and conv.spec.prologue is not None:
+            return f"%{node.name} norms or activates what is masked: a dropped channel would be no zero"
     graph = program.graph.graph
     with graph.inserting_before(min(touched)):
         channels = insert_op(
@@ -201,17 +203,18 @@ def _needed(program: Program, pixels: fx.Node, spec: Conv2dSpec, source: fx.Node
 def _list_one(program: Program, node: fx.Node, conv: Conv2d, rows: fx.Node, *, last: bool) -> fx.Node:
     """One convolution on its rows; the map that its readers read.
 
-    With channel lists the matrix in between would be compact along both axes; such a convolution reads and writes
-    its map through the lists from the start.
+    With channel lists the matrix in between would be compact along both axes, and with a prologue the zeros that
+    gather puts outside the image would become other numbers; such a convolution reads and writes its map through the
+    lists from the start.
     """
     graph, spec = program.graph.graph, conv.spec
     height, width = type_of(node).shape[2:]
     source, *channels = node.all_input_nodes
-    listed = spec.channels_in > 0 or spec.channels_out > 0
-    if listed and not last:
+    at_once = spec.channels_in > 0 or spec.channels_out > 0 or spec.prologue is not None
+    if at_once and not last:
         set_op(program, node, conv.replaced(rows=True), (source, rows, *channels))
         return node
-    if listed:
+    if at_once:
         set_op(program, node, conv.replaced(rows=True, compact=True), (source, rows, *channels))
     else:
         gather = GatherSpec(

@@ -26,11 +26,15 @@ class Arguments:
     x: Buffer
     rows: Buffer
     channels: Buffer
+    gain: Buffer
+    """[pixel of the result, 0]"""
     residual: Buffer
     weight: Buffer
     """[vector, tap and channel, lane]"""
     bias: Buffer
     """[vector, lane]"""
+    prologue: Buffer
+    """The scales of all channels of x, then their shifts."""
     masker: Buffer
     """A weight for every k, and the bias after them."""
     copied_weight: Buffer
@@ -66,9 +70,11 @@ def declare_arguments(plan: Plan) -> Arguments:
     x = argument("x", True, (x_lead, *plan.x_tail))
     rows = argument("rows", spec.rows, (list_size,), "int32")
     channels = argument("channels", plan.per_sample, (x_lead, 1 + _decisions(plan)), "int32")
+    gain = argument("gain", spec.gain, (T.int32(), *plan.out_size, 1))
     residual = argument("residual", spec.residual == "dense", (out_lead, *plan.out_tail))
     weight = argument("weight", True, (vectors, k, plan.lanes))
     bias = argument("bias", spec.bias, (vectors, plan.lanes))
+    prologue = argument("prologue", spec.prologue is not None, (2, spec.in_channels))
     masker = argument("masker", spec.masker, (k + 1,))
     copied_weight = argument("copied_weight", plan.copies_weights, (vectors, k, plan.lanes))
     copied_bias = argument("copied_bias", plan.copies_weights and spec.bias, (vectors, plan.lanes))
@@ -81,9 +87,11 @@ def declare_arguments(plan: Plan) -> Arguments:
         x=_matrix(x, plan.spec.in_channels if plan.splits_rows else 0),
         rows=rows,
         channels=channels,
+        gain=_matrix(gain),
         residual=_matrix(residual),
         weight=weight,
         bias=bias,
+        prologue=prologue,
         masker=masker,
         copied_weight=copied_weight,
         copied_bias=copied_bias,

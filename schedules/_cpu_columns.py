@@ -135,6 +135,7 @@ class Columns:
                     weight=lambda v, k: weight.vload([sources[v], k, 0], whole),
                     each_k=self._each_k,
                     bias=(lambda v: bias.vload([sources[v], 0], whole)) if plan.spec.bias else None,
+                    gain=(lambda m: a.gain[a.position(row + m), 0]) if plan.spec.gain else None,
                     out=a.out,
                     residual={"none": None, "dense": a.residual, "in_place": a.out}[plan.spec.residual],
                     out_row=lambda m: a.out_row(row + m),

@@ -46,6 +46,7 @@ class _Kernel:
     rows: Buffer
     channels: Buffer
     residual: Buffer
+    prologue: Buffer
     copied: Buffer
 
     @property
@@ -55,6 +56,17 @@ class _Kernel:
     def position(self, index: Expr) -> Expr:
         """The output pixel that is the index-th of those computed."""
         return self.rows[self.batch + 1 + index] if self.rows is not None else index
+
+    def taken_x(self, pixel: Expr, channel: Expr | int, width: int) -> Expr:
+        """Neighbouring channels of a pixel, through the prologue."""
+        value, function = self.x.vload([pixel, channel], vector(width)), self.spec.prologue
+        if function is None:
+            return value
+        scale, shift = (self.prologue.vload([i, channel], vector(width)) for i in range(2))
+        taken = on_stack(width)
+        T.buffer_store(taken, value * scale + shift, [ramp(0, width)])
+        _activate(taken, function)
+        return taken.vload([0], vector(width))
 
     def taken_weight(self, tap: Expr | int, channel: Expr, width: int) -> Expr:
         weight = self.weight if self.copied is None else self.copied
@@ -107,6 +119,7 @@ def _declare(work: Work, choice: Choice) -> _Kernel:
     residual = argument("residual", spec.residual == "dense", (batch, *out_size, channels))
     weight = argument("weight", True, (spec.taps, channels))
     bias = argument("bias", spec.bias, (channels,))
+    prologue = argument("prologue", spec.prologue is not None, (2, channels))
     copied = argument("copied", decisions > 0, (spec.taps + spec.bias, channels))
     out = argument("out", True, (batch, *out_size, channels))
     return _Kernel(
@@ -124,6 +137,7 @@ def _declare(work: Work, choice: Choice) -> _Kernel:
         rows=rows,
         channels=listed,
         residual=matrix(residual, out_size),
+        prologue=prologue,
         copied=copied,
     )
 
@@ -210,14 +224,18 @@ def _emit_tile(
         with T.If(tirx.all(line >= 0, line < k.in_size[0])), T.Then():
             row = T.bind((sample * k.in_size[0] + line) * k.in_size[1] + left)
             weights = [T.bind(k.taken_weight(r * spec.kernel[1] + s, channel, width)) for s in range(spec.kernel[1])]
-            _emit_line(k, sums, weights, lambda column: k.x.vload([row + column, channel], kind), left, guarded)
+            _emit_line(k, sums, weights, lambda column: k.taken_x(row + column, channel, width), left, guarded)
     for t, total in enumerate(sums):
-        if width > 1:
-            with T.vectorized(width) as lane:
-                T.buffer_store(total, pointwise(spec.activation, total[lane], "cpu"), [lane])
-        else:
-            T.buffer_store(total, pointwise(spec.activation, total[0], "cpu"), [0])
+        _activate(total, spec.activation)
         T.buffer_store(k.out, total.vload([0], kind), [first + t, ramp(channel, width)])
+
+
+def _activate(values: Buffer, function: str) -> None:
+    if int(values.shape[0]) > 1:
+        with T.vectorized(int(values.shape[0])) as lane:
+            T.buffer_store(values, pointwise(function, values[lane], "cpu"), [lane])
+    else:
+        T.buffer_store(values, pointwise(function, values[0], "cpu"), [0])
 
 
 def _emit_line(

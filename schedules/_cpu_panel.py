@@ -1,12 +1,13 @@
 """Rows of x, gathered side by side: what the register tiles read in place of x.
 
-    panel[m, t * chunk_depth + c] = x[pixel that tap t of output row m reads, c], zero outside the image
+    panel[m, t * chunk_depth + c] = pro(x[pixel that tap t of output row m reads, c]), zero outside the image
 
 A panel lies in the cache of the core that made it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ from tvm.tirx.script import builder as T
 from laudc.schedules._cpu_arguments import Arguments
 from laudc.schedules._cpu_plan import Plan
 from laudc.schedules._cpu_vectors import all_of, branch, each_piece, ramp, vector, zeros
+from laudc.schedules._pointwise import pointwise
 
 if TYPE_CHECKING:
     from tvm.tirx import Buffer, Expr
@@ -49,14 +51,13 @@ def _row(a: Arguments, chunk: Chunk, panel: Buffer, m: Expr, position: Expr, cha
     plan, spec = a.plan, a.plan.spec
     at = T.bind(position)
     if plan.splits_rows:
-        return _Row(plan=plan, chunk=chunk, panel=panel, m=m, x=a.x, channel=channel, sample=at, top=0, left=0)
+        return _Row(a=a, chunk=chunk, panel=panel, m=m, channel=channel, sample=at, top=0, left=0)
     pixel = T.bind(T.truncmod(at, plan.pixels))
     return _Row(
-        plan=plan,
+        a=a,
         chunk=chunk,
         panel=panel,
         m=m,
-        x=a.x,
         channel=channel,
         sample=T.bind(T.truncdiv(at, plan.pixels)),
         top=T.bind(T.truncdiv(pixel, plan.out_size[1]) * spec.stride[0] - spec.padding[0]),
@@ -68,15 +69,18 @@ def _row(a: Arguments, chunk: Chunk, panel: Buffer, m: Expr, position: Expr, cha
 class _Row:
     """One row of a panel and the corner of x that its window begins at, which may lie outside."""
 
-    plan: Plan
+    a: Arguments
     chunk: Chunk
     panel: Buffer
     m: Expr
-    x: Buffer
     channel: Expr | int
     sample: Expr
     top: Expr | int
     left: Expr | int
+
+    @property
+    def plan(self) -> Plan:
+        return self.a.plan
 
     def one_tap(self, tap_row: Expr, tap: Expr, column: Expr | int) -> None:
         """The channels under one tap."""
@@ -126,11 +130,22 @@ class _Row:
     def _copy(self, to: Expr | int, pixel: Expr, first: Expr | int, count: Expr | int) -> None:
         """A run of x, which may go on into the pixels after."""
 
+        x, function = self.a.x, self.plan.spec.prologue
+
         def move(offset: Expr | int, width: int) -> None:
-            value = self.x.vload([pixel, first + offset], vector(width))
+            value = x.vload([pixel, first + offset], vector(width))
             T.buffer_store(self.panel, value, [self.m, ramp(to + offset, width)])
 
-        each_piece(self.plan.lanes, count, move, twice=True)
+        def put_through(function: str) -> Callable[[Expr | int, int], None]:
+            def put(offset: Expr | int, width: int) -> None:
+                with T.vectorized(width) as lane:
+                    c = first + offset + lane
+                    value = x[pixel, c] * self.a.prologue[0, c] + self.a.prologue[1, c]
+                    T.buffer_store(self.panel, pointwise(function, value, "cpu"), [self.m, to + offset + lane])
+
+            return put
+
+        each_piece(self.plan.lanes, count, move if function is None else put_through(function), twice=True)
 
     def _clear(self, to: Expr | int, count: Expr | int) -> None:
         def clear(offset: Expr | int, width: int) -> None:

@@ -118,7 +118,7 @@ class Plan:
         if spec.gathered:
             return not self.splits_rows
         plain = spec.kernel == (1, 1) and spec.stride == (1, 1) and not any(spec.padding)
-        return plain and not spec.rows
+        return plain and not spec.rows and spec.prologue is None
 
     @property
     def exact_tiles(self) -> bool:
@@ -127,8 +127,11 @@ class Plan:
 
     @property
     def runs(self) -> bool:
-        """Whether the taps of a kernel row lie side by side in x, so that they are copied as one run."""
-        return self.spec.dilation[1] == 1 and self.groups == 1 and not self.spec.channels_in and self.spec.kernel[1] > 1
+        """Whether the taps of a kernel row lie side by side in x, so that they are copied as one run; what goes through
+        a prologue is copied tap by tap, each channel beside its scale."""
+        spec = self.spec
+        plain = not spec.channels_in and spec.prologue is None
+        return spec.dilation[1] == 1 and self.groups == 1 and plain and spec.kernel[1] > 1
 
     @cached_property
     def _chunk(self) -> tuple[int, int]:

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from laudc.schedules._cpu_plan import Plan
+from laudc.schedules._prologue import pack_prologue
 
 
 def pack_weights(plan: Plan, weights: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
-    """weight, then bias and the masker's column where there are such."""
+    """weight, then bias, the prologue's numbers and the masker's column where there are such."""
     spec = plan.spec
     weight = weights["weight"].detach().float()
     weight = weight.reshape(weight.shape[0], -1, spec.taps).transpose(1, 2)  # column, tap, channel
@@ -20,6 +21,7 @@ def pack_weights(plan: Plan, weights: Mapping[str, Tensor]) -> tuple[Tensor, ...
     if spec.bias:
         bias = weights["bias"].detach().float()
         packed.append(_in_vectors(plan, bias[:columns].view(plan.groups, plan.columns, 1))[:, 0])
+    packed += pack_prologue(weights)
     if spec.masker:
         logit_bias = weights["bias"].detach().float()[columns:] if spec.bias else weight.new_zeros(1)
         packed.append(torch.cat([weight[columns].flatten(), logit_bias]))

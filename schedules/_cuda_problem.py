@@ -19,6 +19,7 @@ from laudc.ops._pointwise import POINTWISE
 from laudc.ops.base import Spec
 from laudc.ops.conv2d import Conv2dSpec
 from laudc.ops.linear import LinearSpec
+from laudc.schedules._prologue import refuse_prologue
 from laudc.schedules.base import Work
 
 
@@ -58,6 +59,8 @@ class Problem:
     decisions: int
     """How many channel groups one sample's list can name; 0 without lists."""
     masker: bool
+    prologue: str | None
+    gain: bool
 
     @property
     def pixels(self) -> int:
@@ -134,6 +137,8 @@ def _linear(work: Work, spec: LinearSpec) -> Problem:
         channels_out=0,
         decisions=0,
         masker=False,
+        prologue=None,
+        gain=False,
     )
 
 
@@ -172,6 +177,8 @@ def _conv2d(work: Work, spec: Conv2dSpec) -> Problem:
         channels_out=spec.channels_out,
         decisions=decisions,
         masker=spec.masker,
+        prologue=spec.prologue,
+        gain=spec.gain,
     )
 
 
@@ -193,7 +200,7 @@ def _contradiction(spec: Conv2dSpec) -> str | None:
         return "a gathered or compact matrix needs a row list"
     if spec.gathered and channel_lists:
         return "a gathered matrix has no channel lists"
-    if spec.masker and (spec.rows or channel_lists or spec.groups != 1 or spec.residual != "none"):
+    if spec.masker and (spec.rows or channel_lists or spec.groups != 1 or spec.residual != "none" or spec.gain):
         return "a masker's column goes with a plain convolution only"
     if spec.residual == "in_place" and (not spec.rows or spec.compact):
         return "a residual is updated in place at listed rows of a map only"
@@ -201,7 +208,7 @@ def _contradiction(spec: Conv2dSpec) -> str | None:
         return "a residual that is added everywhere does not go with a row list"
     if spec.groups > 1 and channel_lists and not _whole_groups(spec):
         return "channel lists of a grouped convolution must name whole groups, the same on both sides"
-    return None
+    return refuse_prologue(spec)
 
 
 def _whole_groups(spec: Conv2dSpec) -> bool:

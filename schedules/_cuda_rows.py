@@ -40,6 +40,11 @@ def row_at(p: Problem, rows: tirx.Buffer, batch: Number, position: Number, end: 
     return T.if_then_else(position < end, rows[batch + 1 + position], 0)
 
 
+def row_of_place(p: Problem, rows: tirx.Buffer, batch: Number, place: Number) -> Number:
+    """The row of the map whose result goes to a place."""
+    return rows[batch + 1 + place] if p.compact else place
+
+
 def window_top(p: Problem, row: Number) -> Number:
     return T.truncdiv(T.truncmod(row, p.pixels), p.out_width) * p.stride[0] - p.top_left[0]
 

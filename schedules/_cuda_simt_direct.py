@@ -19,6 +19,7 @@ from laudc.schedules._cuda_problem import Problem
 from laudc.schedules._cuda_rows import (
     FAR,
     row_at,
+    row_of_place,
     row_span,
     row_tiles,
     tap_down,
@@ -28,7 +29,7 @@ from laudc.schedules._cuda_rows import (
     window_start,
     window_top,
 )
-from laudc.schedules._cuda_tir import arguments_of, flat, module_of
+from laudc.schedules._cuda_tir import arguments_of, flat, module_of, through_prologue
 from laudc.schedules._pointwise import pointwise
 
 THREADS = 128
@@ -79,6 +80,9 @@ def direct_module(p: Problem, strip: Strip) -> IRModule:
     def group_start(unit):
         return T.truncdiv(unit * vec, p.group_columns) * p.group_channels
 
+    def channel_of(unit, k):
+        return unit * vec if depthwise else group_start(unit) + k
+
     # The inputs of a whole row of taps are under way at once, where registers hold them.
     own = vec if depthwise else 1
     together = p.kernel[1] if p.kernel[1] * (tall * own + vec) <= MOST_HELD else 1
@@ -91,9 +95,11 @@ def direct_module(p: Problem, strip: Strip) -> IRModule:
         x: args.x,
         rows: args.rows,
         channels: args.channels,
+        gain: args.gain,
         residual: args.residual,
         weight: args.weight,
         bias: args.bias,
+        prologue: args.prologue,
         out: args.out,
     ) -> None:
         T.device_entry()
@@ -149,6 +155,17 @@ def direct_module(p: Problem, strip: Strip) -> IRModule:
                             else:
                                 for e in T.unroll(own):
                                     v[(t * tall + i) * own + e] = T.Cast(dtype, T.float32(0))
+                    if p.prologue is not None:
+                        for t in T.unroll(together):
+                            for i in T.unroll(tall):
+                                if tap_inside(p, top[i], left[i], first_tap * together + t):
+                                    for e in T.unroll(own):
+                                        value: T.let = T.Cast("float32", v[(t * tall + i) * own + e])
+                                        channel: T.let = channel_of(unit, k) + e
+                                        made: T.let = through_prologue(
+                                            p, value, prologue[0, channel], prologue[1, channel]
+                                        )
+                                        v[(t * tall + i) * own + e] = T.Cast(dtype, made)
                     for t in T.unroll(together):
                         for i in T.unroll(tall):
                             for e in T.unroll(vec):
@@ -164,6 +181,8 @@ def direct_module(p: Problem, strip: Strip) -> IRModule:
                         s: T.float32 = acc[i * vec + e]
                         if p.bias:
                             s = s + bias[real * vec + e]
+                        if p.gain:
+                            s = s * gain[0, 0, row_of_place(p, rows, args.batch, place[i]), 0]
                         if p.residual != "none":
                             s = s + T.Cast("float32", w[e])
                         v[e] = T.Cast(dtype, pointwise(p.activation, s, "cuda"))

@@ -19,6 +19,7 @@ from laudc.schedules._cuda_rows import (
     FAR,
     real_column,
     row_at,
+    row_of_place,
     row_span,
     row_tiles,
     tap_down,
@@ -29,7 +30,7 @@ from laudc.schedules._cuda_rows import (
     window_top,
 )
 from laudc.schedules._cuda_tiles import SimtTile
-from laudc.schedules._cuda_tir import all_of, arguments_of, flat, module_of
+from laudc.schedules._cuda_tir import all_of, arguments_of, flat, module_of, through_prologue
 from laudc.schedules._pointwise import pointwise
 
 
@@ -96,9 +97,11 @@ def gemm_module(p: Problem, tile: SimtTile) -> IRModule:
         x: args.x,
         rows: args.rows,
         channels: args.channels,
+        gain: args.gain,
         residual: args.residual,
         weight: args.weight,
         bias: args.bias,
+        prologue: args.prologue,
         out: args.out,
         logits: args.logits,
     ) -> None:
@@ -188,6 +191,20 @@ def gemm_module(p: Problem, tile: SimtTile) -> IRModule:
                         staged[x_loads * vec + e] = T.Cast(dtype, T.float32(0))
 
             @T.inline
+            def apply_prologue(step):
+                at: T.let = step * step_units + load_unit
+                tap: T.let = T.truncdiv(at, unit_group)
+                channel: T.let = (group * unit_group + at - tap * unit_group) * vec
+                if whole or at < units:
+                    for i in T.unroll(x_loads):
+                        if tap_inside(p, top[i], left[i], tap):
+                            for e in T.unroll(vec):
+                                value: T.let = T.Cast("float32", staged[i * vec + e])
+                                scale: T.let = prologue[0, channel + e]
+                                made: T.let = through_prologue(p, value, scale, prologue[1, channel + e])
+                                staged[i * vec + e] = T.Cast(dtype, made)
+
+            @T.inline
             def put(shared, base, held, i):
                 for q in T.unroll(quads):
                     for e in T.unroll(min(vec, 4)):
@@ -212,6 +229,8 @@ def gemm_module(p: Problem, tile: SimtTile) -> IRModule:
             my_row: T.let = T.truncdiv(thread, across)
             my_column: T.let = T.truncmod(thread, across)
             load(0)
+            if p.prologue is not None:
+                apply_prologue(0)
             put_all(0)
             T.cuda.cta_sync()
             for step in T.serial(steps):
@@ -230,6 +249,9 @@ def gemm_module(p: Problem, tile: SimtTile) -> IRModule:
                             for j in T.unroll(tn):
                                 acc[i * tn + j] = acc[i * tn + j] + a[i * 4 + e] * b[j * 4 + e]
                 if step + 1 < steps:
+                    # Only now, or every load would be waited for before the products that cover it.
+                    if p.prologue is not None:
+                        apply_prologue(step + 1)
                     put_all(1 - stage)
                 T.cuda.cta_sync()
 
@@ -242,6 +264,8 @@ def gemm_module(p: Problem, tile: SimtTile) -> IRModule:
                         place: T.let = place_shared[my_row + i * down]
                         if place >= 0:
                             v: T.float32 = acc[i * tn + j] + shift
+                            if p.gain:
+                                v = v * gain[0, 0, row_of_place(p, rows, batch, place), 0]
                             if p.masker and at == columns:
                                 logits[0, 0, place, 0] = v
                             else:

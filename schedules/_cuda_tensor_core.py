@@ -5,10 +5,11 @@
 
     x, weights --cp.async, 16 bytes--> shared, 128-byte rows, chunk ^ (row % 8) --> wgmma          (sm_90a)
                                        `stages` deep                            --> ldmatrix + mma.sync (sm_80+)
-    sums + bias --> float16 tile in shared --> + residual, activation --> 16-byte stores at the listed rows
+    (sums + bias) * gain --> float16 tile in shared --> + residual, activation --> 16-byte stores at the listed rows
 
 A step of the loop is one tap and 64 channels: one 128-byte line of a row. A table made once a tile holds, per row,
-where its window begins, which taps lie in the image and where its result goes.
+where its window begins, which taps lie in the image and where its result goes. A prologue changes x in shared memory:
+every thread what it copied itself, between the arrival of its own copies and the barrier that shows them to all.
 """
 
 from __future__ import annotations
@@ -17,7 +18,17 @@ from tvm.ir import IRModule
 from tvm.script import tirx as T
 
 from laudc.schedules._cuda_problem import Problem
-from laudc.schedules._cuda_rows import row_at, row_count, row_tiles, tap_bits, tap_down, tap_right, window_start
+from laudc.schedules._cuda_prologue import wait_and_apply
+from laudc.schedules._cuda_rows import (
+    row_at,
+    row_count,
+    row_of_place,
+    row_tiles,
+    tap_bits,
+    tap_down,
+    tap_right,
+    window_start,
+)
 from laudc.schedules._cuda_tiles import STEP, TensorTile
 from laudc.schedules._cuda_tir import arguments_of, flat, module_of, run_of
 from laudc.schedules._pointwise import pointwise
@@ -70,6 +81,7 @@ def tensor_core_module(p: Problem, tile: TensorTile) -> IRModule:
     def first_column(warp):
         return 0 if core == "wgmma" else div(warp, tile.warps_m) * wide
 
+    wait_and_change = wait_and_apply(p, x_loads, pass_rows, ahead - 1)
     weight_rows = padded + tile.extra
     args = arguments_of(p, (weight_rows, p.depth), weight_rows)
     blocks = tile.blocks or column_tiles * row_tiles(p, args.batch, bm)
@@ -78,9 +90,11 @@ def tensor_core_module(p: Problem, tile: TensorTile) -> IRModule:
     def kernel(
         x: args.x,
         rows: args.rows,
+        gain: args.gain,
         residual: args.residual,
         weight: args.weight,
         bias: args.bias,
+        prologue: args.prologue,
         out: args.out,
         logits: args.logits,
     ) -> None:
@@ -112,6 +126,9 @@ def tensor_core_module(p: Problem, tile: TensorTile) -> IRModule:
         load_tap = T.alloc_local((1,), "int32")
         load_block = T.alloc_local((1,), "int32")
         stage = T.alloc_local((1,), "int32")
+        if p.prologue is not None:
+            x_tap = T.alloc_local((1,), "int32")
+            x_block = T.alloc_local((1,), "int32")
         total: T.let = row_count(p, rows, batch)
 
         @T.inline
@@ -141,6 +158,9 @@ def tensor_core_module(p: Problem, tile: TensorTile) -> IRModule:
             load_tap[0] = 0
             load_block[0] = 0
             stage[0] = 0
+            if p.prologue is not None:
+                x_tap[0] = 0
+                x_block[0] = 0
 
             @T.inline
             def load():
@@ -178,6 +198,18 @@ def tensor_core_module(p: Problem, tile: TensorTile) -> IRModule:
                 T.ptx.cp.async_.commit_group()
 
             @T.inline
+            def wait_for_x():
+                if p.prologue is None:
+                    T.ptx.cp.async_.wait_group(ahead - 1)
+                else:
+                    first: T.let = stage[0] * (x_stage // 8) + div(slot, 8)
+                    wait_and_change(x_shared, first, taps, x_tap[0], prologue, x_block[0], load_chunk)
+                    x_block[0] = x_block[0] + 1
+                    if x_block[0] == blocks_a_tap:
+                        x_block[0] = 0
+                        x_tap[0] = x_tap[0] + 1
+
+            @T.inline
             def read_residual():
                 # Unguarded and all at once, or every read would wait for the store before it.
                 for m in T.unroll(tall):
@@ -205,7 +237,7 @@ def tensor_core_module(p: Problem, tile: TensorTile) -> IRModule:
                 for _ in T.serial(steps):
                     if lag == 0:
                         T.ptx.wgmma.wait_group.sync.aligned(0)
-                    T.ptx.cp.async_.wait_group(ahead - 1)
+                    wait_for_x()
                     T.ptx.fence.proxy.async_.shared__cta()
                     T.cuda.cta_sync()
                     if lag == 0:
@@ -242,7 +274,7 @@ def tensor_core_module(p: Problem, tile: TensorTile) -> IRModule:
                 extra_row: T.let = (bn + mod(lane, 8)) * STEP
                 b_chunk: T.let = xor(mod(div(lane, 8), 2), mod(lane, 8)) * 8
                 for _ in T.serial(steps):
-                    T.ptx.cp.async_.wait_group(ahead - 1)
+                    wait_for_x()
                     T.cuda.cta_sync()
                     load()
                     for k in T.unroll(4):
@@ -284,8 +316,14 @@ def tensor_core_module(p: Problem, tile: TensorTile) -> IRModule:
 
             pair = T.alloc_local((2,), "float32")
             packed = T.alloc_local((4,), "uint32")
+            if p.gain:
+                gains = T.alloc_local((2,), "float32")
             out_words = out_shared.view("uint32")
             for m in T.unroll(tall):
+                if p.gain:
+                    for h in T.unroll(2):
+                        own_place: T.let = T.max(place_shared[my_row + m * apart + h * 8 + div(lane, 4)], 0)
+                        gains[h] = gain[0, 0, row_of_place(p, rows, batch, own_place), 0]
                 for j in T.unroll(wide // 16):
                     for q in T.unroll(4):
                         for e in T.unroll(2):
@@ -295,6 +333,8 @@ def tensor_core_module(p: Problem, tile: TensorTile) -> IRModule:
                                     pair[e]
                                     + bias[column_tile * bn + my_column + j * 16 + (q // 2) * 8 + mod(lane, 4) * 2 + e]
                                 )
+                            if p.gain:
+                                pair[e] = pair[e] * gains[q % 2]
                             if not added:
                                 pair[e] = pointwise(p.activation, pair[e], "cuda")
                         T.ptx.cvt.rn.f16x2.f32(packed[q], pair[1], pair[0])

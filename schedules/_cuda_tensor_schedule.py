@@ -12,6 +12,7 @@ from torch import Tensor
 
 from laudc.schedules._cuda_problem import Problem, matrix_of, meaningless, problem_of
 from laudc.schedules._cuda_tiles import STEP, Candidate, TensorTile, arch_number, ranked
+from laudc.schedules._prologue import pack_prologue
 from laudc.schedules.base import Choice, Lowered, Schedule, Work
 
 if TYPE_CHECKING:
@@ -80,13 +81,13 @@ class TensorCoreSchedule(Schedule):
             blocks.append((matrix[p.columns :], extra_columns(p)))
         packed = torch.cat([F.pad(block, (0, 0, 0, -block.shape[0] % whole)) for block, whole in blocks])
         if "bias" not in weights:
-            return (packed.contiguous(),)
+            return (packed.contiguous(), *pack_prologue(weights))
         bias = weights["bias"].float()
         padded_bias = bias.new_zeros(packed.shape[0])
         padded_bias[: p.columns] = bias[: p.columns]
         if p.masker:
             padded_bias[-extra_columns(p)] = bias[-1]
-        return (packed.contiguous(), padded_bias)
+        return (packed.contiguous(), padded_bias, *pack_prologue(weights))
 
 
 def extra_columns(p: Problem) -> int:

@@ -12,6 +12,7 @@ from tvm.ir import IRModule
 from tvm.script import tirx as T
 
 from laudc.schedules._cuda_problem import Problem
+from laudc.schedules._pointwise import pointwise
 
 Item = TypeVar("Item")
 Number: TypeAlias = tirx.Expr | int
@@ -25,9 +26,12 @@ class Arguments:
     x: tirx.Buffer
     rows: tirx.Buffer
     channels: tirx.Buffer
+    gain: tirx.Buffer
     residual: tirx.Buffer
     weight: tirx.Buffer
     bias: tirx.Buffer
+    prologue: tirx.Buffer
+    """The scales of all channels of x, then their shifts."""
     out: tirx.Buffer
     logits: tirx.Buffer
 
@@ -43,9 +47,11 @@ def arguments_of(p: Problem, weight_shape: tuple[int, int], bias_size: int) -> A
         x=T.Buffer((lead, *p.x_dims), p.dtype, align=16),
         rows=T.Buffer((batch * (p.pixels + 1) + 1,), "int32"),
         channels=T.Buffer((batch, p.decisions + 1), "int32"),
+        gain=T.Buffer((batch, p.out_height, p.out_width, 1), "float32"),
         residual=T.Buffer(out_shape, p.dtype, align=16),
         weight=T.Buffer(weight_shape, p.dtype, align=16),
         bias=T.Buffer((bias_size,), "float32"),
+        prologue=T.Buffer((2, p.channels), "float32", align=16),
         out=T.Buffer(out_shape, p.dtype, align=16),
         logits=T.Buffer((batch, p.out_height, p.out_width, 1), "float32"),
     )
@@ -62,9 +68,11 @@ def argument_names(p: Problem) -> list[str]:
         "x": True,
         "rows": p.rows,
         "channels": p.per_sample,
+        "gain": p.gain,
         "residual": p.residual == "dense",
         "weight": True,
         "bias": p.bias,
+        "prologue": p.prologue is not None,
         "out": True,
         "logits": p.masker,
     }
@@ -78,6 +86,12 @@ def module_of(p: Problem, function: tirx.PrimFunc) -> IRModule:
     assert [parameter.name for parameter in kept] == names, (function.params, names)
     entry = tirx.PrimFunc(kept, function.body, function.ret_type, function.attrs)
     return IRModule({"kernel": entry.with_attr("global_symbol", "kernel")})
+
+
+def through_prologue(p: Problem, value: Number, scale: Number, shift: Number) -> tirx.Expr:
+    """What the weights meet in place of a value of x; all float32."""
+    assert p.prologue is not None, p
+    return pointwise(p.prologue, value * scale + shift, "cuda")
 
 
 def all_of(*conditions: tirx.Expr | bool) -> tirx.Expr | bool:

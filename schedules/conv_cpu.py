@@ -1,6 +1,6 @@
 """Convolutions and linear layers on the CPU: a gathered product in float32, static or sparse.
 
-gather rows -> panel -> register tiles (rows x vectors of channels) -> out, with bias, residual and activation
+rows of x, prologue -> panel -> register tiles (rows x vectors of channels) -> bias, gain, residual, activation -> out
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from laudc.ops.conv2d import Conv2dSpec
 from laudc.ops.linear import LinearSpec
 from laudc.schedules._cpu_plan import plan_of
 from laudc.schedules._cpu_weights import pack_weights
+from laudc.schedules._prologue import refuse_prologue
 from laudc.schedules.base import Choice, Lowered, Schedule, Work
 from laudc.types import TensorType
 
@@ -100,9 +101,9 @@ def _refuse_conv(spec: Conv2dSpec) -> str | None:
         return "it reads gathered rows whole, not by lists of channels"
     if spec.compact and spec.residual != "none":
         return "it adds no residual to a compact result"
-    if spec.masker and (lists or spec.rows or spec.residual != "none" or spec.groups > 1):
+    if spec.masker and (lists or spec.rows or spec.residual != "none" or spec.groups > 1 or spec.gain):
         return "it computes a masker's logits only beside a plain dense convolution"
-    return _refuse_lists(spec) if lists and spec.groups > 1 else None
+    return refuse_prologue(spec) or (_refuse_lists(spec) if lists and spec.groups > 1 else None)
 
 
 def _refuse_lists(spec: Conv2dSpec) -> str | None:

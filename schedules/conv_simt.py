@@ -14,6 +14,7 @@ from torch import Tensor
 
 from laudc.schedules._cuda_problem import Problem, matrix_of, meaningless, problem_of
 from laudc.schedules._cuda_tiles import Candidate, SimtTile, arch_number, ranked
+from laudc.schedules._prologue import pack_prologue
 from laudc.schedules.base import Choice, Lowered, Schedule, Work
 
 if TYPE_CHECKING:
@@ -74,7 +75,8 @@ class ConvSimt(Schedule):
         matrix = matrix_of(work.spec, weights["weight"])
         matrix = matrix.T if _is_thin(problem_of(work)) else matrix
         packed = matrix.to(getattr(torch, work.dtype)).contiguous()
-        return (packed, weights["bias"].float().contiguous()) if "bias" in weights else (packed,)
+        bias = (weights["bias"].float().contiguous(),) if "bias" in weights else ()
+        return (packed, *bias, *pack_prologue(weights))
 
 
 def _tile(choice: Choice) -> SimtTile:

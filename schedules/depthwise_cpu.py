@@ -1,6 +1,6 @@
 """Depthwise convolutions on the CPU: every channel for itself, so lanes are channels and nothing is gathered.
 
-out[row, c] (+)= act( sum_t x[row_in(row, t), c] * w[t, c] + bias[c] )
+out[row, c] (+)= act( sum_t pro(x[row_in(row, t), c]) * w[t, c] + bias[c] )
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from laudc.ops._pointwise import POINTWISE
 from laudc.ops.conv2d import Conv2dSpec
+from laudc.schedules._prologue import pack_prologue, refuse_prologue
 from laudc.schedules.base import Choice, Lowered, Schedule, Work
 from laudc.schedules.conv_cpu import lanes_of
 from laudc.types import TensorType
@@ -40,7 +41,9 @@ class DepthwiseCpu(Schedule):
             return "it updates listed rows in place, and adds a residual only to a whole map"
         if spec.channels_in != spec.channels_out:
             return "it skips a channel on both sides or on none"
-        return None
+        if spec.gain:
+            return "it multiplies no row by a number"
+        return refuse_prologue(spec)
 
     def choices(self, work: Work, target: Target) -> tuple[Choice, ...]:
         base = {"lanes": lanes_of(target), "parts": max(1, target.sm_count)}
@@ -54,7 +57,8 @@ class DepthwiseCpu(Schedule):
 
     def pack(self, work: Work, choice: Choice, weights: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
         weight = weights["weight"].detach().float().flatten(1).T.contiguous()
-        return (weight, weights["bias"].detach().float().contiguous()) if "bias" in weights else (weight,)
+        bias = (weights["bias"].detach().float().contiguous(),) if "bias" in weights else ()
+        return (weight, *bias, *pack_prologue(weights))
 
     def workspace(self, work: Work, choice: Choice) -> tuple[TensorType, ...]:
         spec = work.spec

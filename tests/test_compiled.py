@@ -44,7 +44,7 @@ def test_it_equals_dense_and_masked_given_the_decisions(paradigm: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("fusion", ["gather-conv", "scatter-add", "masker-conv", "conv-add"])
+@pytest.mark.parametrize("fusion", ["gather-conv", "scatter-add", "masker-conv", "conv-add", "prologue"])
 def test_it_stays_equal_with_a_fusion_left_out(dynamic: DynamicModel, fusion: str) -> None:
     network = laudc.compile(dynamic, "cpu", batch=2, without=[fusion])
     masks = random_masks_like(dynamic.program, rate=0.4, batch=2)

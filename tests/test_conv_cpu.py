@@ -115,6 +115,8 @@ def make_operands(case: Case, batch: int, rate: float) -> list[Tensor]:
         operands.append(channels)
         for b in range(batch if spec.channels_in else 0):
             x[b, len(channels_of(channels, b, width)) :] = torch.nan
+    if spec.gain:
+        operands.append(torch.randn(batch, 1, *size))
     if spec.residual != "none":
         operands.append(torch.randn(batch, spec.out_channels, *size))
     if spec.gathered:
@@ -360,6 +362,11 @@ def test_every_activation_ends_a_convolution(activation: str) -> None:
         ({"masker": True, "groups": 2}, "plain dense"),
         ({"groups": 2, "channels_out": 8}, "whole groups"),
         ({"activation": "mish"}, "'mish'"),
+        ({"prologue": "mish"}, "'mish'"),
+        ({"prologue": "relu", "gathered": True, "rows": True}, "outside the image"),
+        ({"prologue": "relu", "channels_in": 8}, "dropped channels"),
+        ({"prologue": "relu", "masker": True}, "as it is"),
+        ({"gain": True, "masker": True}, "plain dense"),
     ],
 )
 def test_what_it_will_not_do_it_says(fields: dict[str, Any], reason: str) -> None:
@@ -375,6 +382,13 @@ def test_depthwise_leaves_other_groups_alone() -> None:
     x = TensorType(shape=(1, 16, 4, 4), dtype="float32")
     assert DEPTHWISE.refuse(Work(spec=spec, operands=(x,), results=(x,)), TARGET) is not None
     assert DEPTHWISE.rank < SCHEDULE.rank
+
+
+def test_depthwise_leaves_gains_to_others_and_prologues_of_dropped_channels_to_none() -> None:
+    x = TensorType(shape=(1, 16, 4, 4), dtype="float32")
+    for fields in ({"gain": True}, {"prologue": "relu", "channels_in": 1, "channels_out": 1}):
+        spec = Conv2dSpec(in_channels=16, out_channels=16, groups=16, **fields)  # type: ignore[arg-type]
+        assert DEPTHWISE.refuse(Work(spec=spec, operands=(x,), results=(x,)), TARGET) is not None
 
 
 def test_float16_is_left_to_others() -> None:

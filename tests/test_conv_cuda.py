@@ -26,6 +26,8 @@ SIMT, MMA, WGMMA = (SCHEDULES[name] for name in ("conv-simt", "conv-mma", "conv-
 TX2, V100, A100, H200 = (TARGETS[name] for name in ("jetson-tx2", "v100", "a100", "h200"))
 OLD, BOTH = ("jetson-nano", "jetson-tx2", "v100"), ("float32", "float16")
 CASES = {case.name: case for case in (*GENERAL, *TENSOR_CORE, *RESNET50)}
+PARTS = ("prologue of 5 channels", "prologue, thin groups", "prologue and gain, in place")
+TENSOR_PARTS = tuple(case.name for case in TENSOR_CORE if "prologue" in case.name or "gain" in case.name)
 GROUPED = tuple(name for name, case in CASES.items() if "groups gathered" in name or "depthwise gathered" in name)
 
 
@@ -88,6 +90,22 @@ def test_the_unused_operands_are_no_arguments() -> None:
     assert arguments == ["x", "rows", "weight", "bias", "out"]
 
 
+def test_x_goes_through_its_prologue_in_shared_memory_before_the_fence_and_the_barrier() -> None:
+    source = _source("conv-wgmma", "prologue of 64", "float16", "h200")
+    loop = source[source.index("wgmma_encode_matrix_descriptor((") : source.index("wgmma_fence_fence_sync_aligned();")]
+    order = ("(prologue_ptr + ", "async_wait_group", "= *(uint4*)(piece_ptr", "fence_proxy", "cta_sync")
+    assert sorted(order, key=loop.index) == list(order)
+
+
+def test_a_prologue_and_a_gain_are_arguments_where_they_are_wanted() -> None:
+    work = CASES["prologue and gain, in place"].work(1, "float32")
+    choice = SIMT.choices(work, TX2)[0]
+    arguments = [str(parameter.name) for parameter in SIMT.build(work, TX2, choice).module["kernel"].params]
+    assert arguments == ["x", "rows", "gain", "weight", "bias", "prologue", "out"]
+    weights = {name: torch.randn(shape) for name, shape in work.spec.weights().items()}
+    assert torch.equal(SIMT.pack(work, choice, weights)[-1], torch.stack([weights["scale"], weights["shift"]]))
+
+
 @pytest.mark.parametrize(
     ("schedule", "target", "dtype", "case"),
     [
@@ -96,7 +114,7 @@ def test_the_unused_operands_are_no_arguments() -> None:
             *(("conv-simt", target, dtype, "2 conv2") for target in OLD for dtype in BOTH),
             *(
                 ("conv-simt", "jetson-tx2", "float16", case)
-                for case in ("stem", "depthwise", "between units of 2", "masker", "head")
+                for case in ("stem", "depthwise", "between units of 2", "masker", "head", *PARTS)
             ),
         ),
         *slow_but(
@@ -106,10 +124,14 @@ def test_the_unused_operands_are_no_arguments() -> None:
                 for target in ("a100", "rtx3090", "orin")
                 for case in ("2 conv2", "3 conv3")
             ),
+            *(("conv-mma", "a100", "float16", case) for case in TENSOR_PARTS),
         ),
         *slow_but(
             ("conv-wgmma", "h200", "float16", "2 conv2"),
-            *(("conv-wgmma", "h200", "float16", case) for case in ("1 conv2", "3 conv2", "3 conv3", "head")),
+            *(
+                ("conv-wgmma", "h200", "float16", case)
+                for case in ("1 conv2", "3 conv2", "3 conv3", "head", *TENSOR_PARTS)
+            ),
         ),
         *slow_but(
             ("conv-simt", "jetson-tx2", "float32", "thin groups gathered compact"),
@@ -200,6 +222,17 @@ def test_a_grouped_network_compiles_with_its_gathers_before_the_convolutions(tar
             "channel lists of a grouped convolution must name whole groups, the same on both sides",
         ),
         ({"activation": "mish"}, "no kernel knows the pointwise function 'mish'"),
+        ({"prologue": "mish"}, "no kernel knows the pointwise function 'mish'"),
+        ({"gain": True, "masker": True}, "a masker's column goes with a plain convolution only"),
+        ({"prologue": "relu", "masker": True}, "a masker reads x as it is, not through a prologue"),
+        (
+            {"prologue": "relu", "channels_in": 8},
+            "a prologue would make other numbers of the zeros that dropped channels are",
+        ),
+        (
+            {"prologue": "relu", "gathered": True, "rows": True},
+            "a prologue would make other numbers of the zeros that gather put outside the image",
+        ),
     ],
 )  # fmt: skip
 def test_what_means_nothing_is_refused_by_every_schedule(change: dict[str, object], reason: str) -> None:

@@ -19,6 +19,7 @@ from laudc.program import Block, Program
 from laudc.testing import Residual, TinyNet, conv_norm, random_images, tiny
 
 THREE_FOUR_SIX_THREE = [*["layer1"] * 3, *["layer2"] * 4, *["layer3"] * 6, *["layer4"] * 3]
+NO_PATTERN = "no pattern: basic, bottleneck, preactivated-basic, preactivated-bottleneck"
 FAST = {"resnet18", "timm_resnet26d"}
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], str, list[int], list[int]]] = {
     # how it is made, its pattern, blocks a stage, strides of the first block of each stage
@@ -172,6 +173,19 @@ class OtherOrder(One):
         return torch.relu(self.b(torch.relu(self.a(x))) + x)
 
 
+class Preactivated(One):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(8)
+
+    def region(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        return x + self.b(torch.relu(self.a(torch.relu(self.norm(x)))))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.region(x)
+
+
 class NoExitActivation(One):
     def region(self, x: Tensor) -> Tensor:
         return x + self.b(torch.relu(self.a(x)))
@@ -190,6 +204,12 @@ def test_the_exit_is_the_activation_or_the_add(make: type[One], exit_name: str) 
     assert block.exit == exit_name
     assert block.name == "block0"
     assert (block.branch, block.inner) == (("a", "relu_1", "b"), ("relu_1",))
+
+
+def test_a_block_that_begins_with_its_norm_is_found() -> None:
+    (block,) = find(Preactivated(), 1, 3, 9, 9).blocks
+    assert (block.pattern, block.entry, block.exit) == ("preactivated-basic", "stem", "add")
+    assert (block.branch, block.inner) == (("norm", "relu", "a", "relu_1", "b"), ("relu_1",))
 
 
 def test_a_block_that_adds_in_place_is_found() -> None:
@@ -294,9 +314,9 @@ class LinearBranch(One):
         (ReturnedToo, "%b of its branch is read 2 times"),
         (Joins, "%mul of its branch joins 2 values"),
         (AddsToItself, "the add does not join two different values"),
-        (UnknownOperation, "no pattern: basic: its two paths are nothing | conv2d cos conv2d; bottleneck: its two"),
-        (UnknownModule, "no pattern: basic: its two paths are nothing | conv2d Tanh conv2d; bottleneck: its two"),
-        (NoActivationBetween, "no pattern: basic: its two paths are nothing | conv2d conv2d"),
+        (UnknownOperation, f"{NO_PATTERN}: its two paths are nothing | conv2d cos conv2d"),
+        (UnknownModule, f"{NO_PATTERN}: its two paths are nothing | conv2d Tanh conv2d"),
+        (NoActivationBetween, f"{NO_PATTERN}: its two paths are nothing | conv2d conv2d"),
         (ThreeByThreeFirst, "bottleneck: a 3x3 convolution stands where a 1x1 is expected"),
         (TallStride, "a convolution of the branch has the stride 2x1"),
         (ValidPadding, "a map of 9x9 becomes 7x7 at stride 1: decisions would not line up"),

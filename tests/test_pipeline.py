@@ -292,29 +292,30 @@ def test_a_dropped_pass_can_be_left_out_if_it_says_so(drop: Drop) -> None:
 
 
 NEW_PATTERN = '''
-"""Activation first: relu, conv, relu, conv."""
+"""Three convolutions of any size."""
 from laudc.passes.patterns.base import Match, Pattern
 
-class PreActivation(Pattern):
+class ThreeConvolutions(Pattern):
     rank = 10
 
     def match(self, region):
         for branch, shortcut in (region.paths, region.paths[::-1]):
-            if region.signature(branch) == ("activation", "conv2d", "activation", "conv2d") and not shortcut:
-                acts = [node for node in branch if region.signature((node,)) == ("activation",)]
-                return Match(branch=branch, shortcut=(), inner=(acts[1],))
-        return "it does not begin with an activation"
+            if region.signature(branch) == ("conv2d", *["activation", "conv2d"] * 2) and not shortcut:
+                inner = tuple(node for node in branch if region.signature((node,)) == ("activation",))
+                return Match(branch=branch, shortcut=(), inner=inner)
+        return "it has not three convolutions"
 
-PATTERN = PreActivation()
+PATTERN = ThreeConvolutions()
 '''
 
 
-class PreActivationNet(nn.Module):
+class ThreeConvolutionsNet(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.stem = nn.Conv2d(3, 8, 3, padding=1)
         self.blocks = nn.ModuleList(
-            nn.Sequential(nn.ReLU(), conv_norm(8, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1)) for _ in range(2)
+            nn.Sequential(conv_norm(8, 8, 3), nn.ReLU(), conv_norm(8, 8, 3), nn.ReLU(), conv_norm(8, 8, 3))
+            for _ in range(2)
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -325,7 +326,7 @@ class PreActivationNet(nn.Module):
 
 
 def test_a_dropped_file_is_a_pattern(drop: Drop) -> None:
-    model = conditioned(PreActivationNet, size=(16, 16))
+    model = conditioned(ThreeConvolutionsNet, size=(16, 16))
     captured = capture(model, random_images(3, 3, 37, 45))
     assert [refusal.where for refusal in FindBlocks().run(captured).refusals] == ["add", "add_1"]
     drop("laudc.passes.patterns", NEW_PATTERN)

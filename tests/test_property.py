@@ -56,7 +56,7 @@ def blocks(draw: st.DrawFn, inputs: int, outputs: int) -> nn.Module:
         kernels, widths, strides = (kernel, 3), (inputs, width, outputs), (stride, 1)
     else:
         kernels, widths, strides = (1, kernel, 1), (inputs, width, width, outputs), (1, stride, 1)  # type: ignore[assignment]
-    branch: list[nn.Module] = []
+    branch: list[nn.Module] = [nn.BatchNorm2d(inputs), act()] if draw(st.booleans()) else []
     for index, (size, step) in enumerate(zip(kernels, strides, strict=True)):
         branch += [draw(convolutions(widths[index], widths[index + 1], size, step)), act()]
     projected = stride > 1 or inputs != outputs or draw(st.booleans())

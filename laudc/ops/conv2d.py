@@ -1,6 +1,6 @@
 """A convolution: the one family of work, static or gathered.
 
-out[row, n] (+)= act( sum_k x[row_in(row, k), chan(k)] * w[k, chan(n)] + bias[n] )
+out[row, n] = act( gain[row] * ( sum_k pro(x[row_in(row, k), chan(k)]) * w[k, chan(n)] + bias[n] ) + residual[row, n] )
 
 rows          compute only the output positions in the row list (others stay undefined)
 gathered      x is no map but the matrix [capacity, kh*kw*C] that `gather` made of the listed rows
@@ -9,6 +9,10 @@ residual      "dense": act(residual + conv) everywhere; "in_place": the residual
               result, only the listed rows change
 channels_in   G > 0: x is compact along its channels: column j of sample b is channel list_b[j // G]*G + j % G
 channels_out  G > 0: out is made compact in the same way; columns past the sample's count are undefined
+prologue      the pointwise function f of pro(x)[c] = f(scale[c] * x[c] + shift[c]), which is what the weights meet of
+              x; "none" leaves the scale and the shift; None: they meet x itself. Taps outside the image are zero all
+              the same
+gain          a number for every row, float32 (B, 1, H, W), which its sum and bias are multiplied by
 masker        one more output column, stored apart: the masker's keep logit of every pixel (needs one more
               row of weights); the second result, float32 (B, 1, H, W)
 """
@@ -51,6 +55,8 @@ class Conv2dSpec(Spec):
     channels_in: int = 0
     channels_out: int = 0
     masker: bool = False
+    prologue: str | None = None
+    gain: bool = False
     map_size: tuple[int, int] = (0, 0)
     """height and width of the result, where x is gathered and so cannot tell"""
 
@@ -60,6 +66,7 @@ class Conv2dSpec(Spec):
             "x": True,
             "rows": self.rows,
             "channels": self.channels_in > 0 or self.channels_out > 0,
+            "gain": self.gain,
             "residual": self.residual != "none",
         }
         return tuple(operand for operand, is_there in present.items() if is_there)
@@ -75,8 +82,12 @@ class Conv2dSpec(Spec):
 
     def weights(self) -> Mapping[str, tuple[int, ...]]:
         columns = self.out_channels + self.masker
-        weight = (columns, self.in_channels // self.groups, *self.kernel)
-        return {"weight": weight, "bias": (columns,)} if self.bias else {"weight": weight}
+        shapes: dict[str, tuple[int, ...]] = {"weight": (columns, self.in_channels // self.groups, *self.kernel)}
+        if self.bias:
+            shapes["bias"] = (columns,)
+        if self.prologue is not None:
+            shapes |= {"scale": (self.in_channels,), "shift": (self.in_channels,)}
+        return shapes
 
     def out_size(self, height: int, width: int) -> tuple[int, int]:
         """Height and width of the map it makes from one of that size."""
@@ -119,16 +130,23 @@ class Conv2d(Op):
     spec: Conv2dSpec
     weight: Tensor
     bias: Tensor
+    scale: Tensor
+    shift: Tensor
 
     def forward(self, x: Tensor, *others: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         spec = self.spec
         named = dict(zip(spec.operands[1:], others, strict=True))
+        if spec.prologue is not None:
+            assert not any((spec.gathered, spec.channels_in, spec.masker)), spec
+            x = pointwise(spec.prologue, x * self.scale[:, None, None] + self.shift[:, None, None])
         if spec.masker:
             out = self._dense(x, None)
             return pointwise(spec.activation, out[:, :-1]), out[:, -1:].float()
         if spec.rows:
             return self._listed_rows(x, named)
         out = self._dense(x, named.get("channels"))
+        if spec.gain:
+            out = out * named["gain"].to(out.dtype)
         if spec.residual == "dense":
             out = out + named["residual"]
         return pointwise(spec.activation, out)
@@ -183,6 +201,8 @@ class Conv2d(Op):
             batch, _, height, width = dense.shape
             rows = rows_of(row_list, batch)
             fresh = dense.permute(0, 2, 3, 1).reshape(-1, spec.out_channels)[rows]
+        if spec.gain:
+            fresh = fresh * named["gain"].reshape(-1, 1)[rows].to(fresh.dtype)
         made = fresh.new_full((batch * height * width, spec.out_channels), torch.nan)
         if spec.compact:
             made[: len(rows)] = pointwise(spec.activation, fresh)

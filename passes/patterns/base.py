@@ -83,9 +83,12 @@ class ConvChain(Pattern):
 
     kernels: tuple[str, ...]
     """For each convolution "1x1" or "any"."""
+    preactivated: bool = False
+    """Whether the first convolution too has an activation before it."""
 
     def match(self, region: Region) -> Match | str:
-        wanted = ("conv2d", *["activation", "conv2d"] * (len(self.kernels) - 1))
+        wanted = ("activation", "conv2d") * len(self.kernels)
+        wanted = wanted if self.preactivated else wanted[1:]
         for branch, shortcut in (region.paths, region.paths[::-1]):
             if region.signature(branch) == wanted and region.signature(shortcut) in PROJECTIONS:
                 break
@@ -95,5 +98,6 @@ class ConvChain(Pattern):
         for spec, kernel in zip(region.convs(branch), self.kernels, strict=True):
             if kernel == "1x1" and spec.kernel != (1, 1):
                 return f"a {spec.kernel[0]}x{spec.kernel[1]} convolution stands where a 1x1 is expected"
-        inner = tuple(node for node in branch if cast(object, region.signature((node,))) == ("activation",))
+        activations = tuple(node for node in branch if cast(object, region.signature((node,))) == ("activation",))
+        inner = activations[1:] if self.preactivated else activations
         return Match(branch=branch, shortcut=shortcut, inner=inner)

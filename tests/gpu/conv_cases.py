@@ -51,6 +51,8 @@ class Case:
                 return TensorType(shape=(batch, spec.in_channels, *self.size), dtype=dtype)
             case "rows":
                 return TensorType(shape=(batch + 1 + rows,), dtype="int32")
+            case "gain":
+                return TensorType(shape=(batch, 1, height, width), dtype="float32")
             case "channels":
                 return TensorType(shape=(batch, 1 + self.decisions), dtype="int32")
             case _:
@@ -230,6 +232,30 @@ GENERAL = (
     ),
     conv("masker", in_channels=20, out_channels=64, bias=True, masker=True, activation="relu"),
     conv("masker 3x3", in_channels=16, out_channels=30, masker=True, activation="relu", **THREE),
+    conv("prologue 1x1", in_channels=16, out_channels=24, bias=True, prologue="relu"),
+    conv("prologue 3x3", in_channels=32, out_channels=40, prologue="silu", activation="relu", **THREE),
+    conv("prologue of 5 channels", in_channels=5, out_channels=17, prologue="none", stride=(2, 2), **THREE),
+    conv("prologue, wide groups", in_channels=64, out_channels=96, groups=2, prologue="relu", bias=True, **THREE),
+    conv("prologue, thin groups", in_channels=16, out_channels=32, groups=4, prologue="relu", **THREE),
+    conv("prologue, depthwise", in_channels=12, out_channels=12, groups=12, prologue="relu6", **LISTED, **THREE),
+    conv("prologue to units of 3", in_channels=20, out_channels=48, channels_out=3, prologue="relu", **LISTED, **THREE),
+    conv("prologue, rows compact", in_channels=16, out_channels=20, compact=True, prologue="relu", **LISTED, **THREE),
+    conv("gain", in_channels=16, out_channels=24, bias=True, gain=True, residual="dense", activation="relu"),
+    conv("gain, rows in place", in_channels=16, out_channels=72, gain=True, residual="in_place", **LISTED, **THREE),
+    conv("gain, rows compact", in_channels=16, out_channels=20, gain=True, compact=True, **LISTED),
+    conv("gain, gathered compact", in_channels=8, out_channels=20, gain=True, gathered=True, compact=True, **LISTED),
+    conv("gain between units of 4", in_channels=48, out_channels=48, gain=True, channels_in=4, channels_out=4, **THREE),
+    conv("gain, depthwise", in_channels=12, out_channels=12, groups=12, gain=True, compact=True, **LISTED, **THREE),
+    conv(
+        "prologue and gain, in place",
+        in_channels=20,
+        out_channels=33,
+        prologue="relu",
+        gain=True,
+        residual="in_place",
+        **LISTED,
+        **THREE,
+    ),
     Case(name="linear", spec=LinearSpec(in_features=40, out_features=30, bias=True, activation="gelu")),
     Case(name="odd linear", spec=LinearSpec(in_features=37, out_features=10)),
 )
@@ -274,6 +300,27 @@ TENSOR_CORE = (
     conv("masker of 64", in_channels=64, out_channels=64, bias=True, masker=True, activation="relu"),
     conv("masker of 256", in_channels=256, out_channels=136, masker=True, activation="relu"),
     conv("masker 3x3 of 64", in_channels=64, out_channels=264, bias=True, masker=True, **THREE),
+    conv("prologue of 64", in_channels=64, out_channels=128, bias=True, prologue="relu", activation="relu"),
+    conv("prologue of 320, stride 2", in_channels=320, out_channels=72, prologue="none", stride=(2, 2), size=(9, 8)),
+    conv("prologue 3x3 of 128", in_channels=128, out_channels=64, prologue="silu", **THREE),
+    conv("prologue 3x3 of 64, rows", in_channels=64, out_channels=72, prologue="relu", **LISTED, **THREE),
+    conv("prologue of 256, rows", in_channels=256, out_channels=264, prologue="relu", **LISTED),
+    conv("prologue of 64, rows compact", in_channels=64, out_channels=40, compact=True, prologue="relu", **LISTED),
+    conv("gain of 64", in_channels=64, out_channels=72, bias=True, gain=True, activation="relu", **THREE),
+    conv("gain of 64, residual", in_channels=64, out_channels=264, gain=True, residual="dense", activation="relu"),
+    conv("gain of 64, in place", in_channels=64, out_channels=264, gain=True, residual="in_place", **LISTED),
+    conv("gain of 64, rows compact", in_channels=64, out_channels=24, gain=True, compact=True, **LISTED, **THREE),
+    conv("gain of 64, gathered", in_channels=64, out_channels=64, gain=True, gathered=True, **LISTED, **THREE),
+    conv(
+        "prologue and gain of 128, in place",
+        in_channels=128,
+        out_channels=136,
+        prologue="relu",
+        gain=True,
+        residual="in_place",
+        **LISTED,
+        **THREE,
+    ),
     Case(name="wide linear", spec=LinearSpec(in_features=192, out_features=1000, bias=True, activation="gelu")),
 )
 """What tensor-core schedules take, in float16."""

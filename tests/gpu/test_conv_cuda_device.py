@@ -49,6 +49,7 @@ DRAWS = ((1, 0.5), (3, 0.1), (128, 0.5), (3, 0.0), (3, 1.0))
 """Batch and rate."""
 
 EVERY_TILE = {"1x1", "3x3", "5 channels", "between units of 2", "residual", "rows in place", "depthwise", "masker"}
+EVERY_TILE |= {"prologue 3x3", "prologue, thin groups", "prologue and gain, in place"}
 """General cases that are tried with every tile; the others with the first."""
 
 
@@ -157,6 +158,8 @@ def draw(case: Case, *, dtype: str, batch: int, rate: float, seed: int, device: 
             columns = torch.arange(spec.in_channels, device=device)
             past = columns >= on * spec.channels_in
             x = torch.where(past[:, :, None, None], torch.nan, x).to(kind)
+    if spec.gain:
+        operands["gain"] = normal(batch, 1, height, width)
     if spec.residual != "none":
         operands["residual"] = normal(batch, spec.out_channels, height, width).to(kind)
     return Draw(operands={"x": x, **operands}, weights=weights)
