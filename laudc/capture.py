@@ -280,7 +280,12 @@ def _normalized(traced: fx.GraphModule, node: fx.Node) -> ArgsKwargsPair | None:
 
 
 def _kind(value: object) -> type:
-    return Tensor if isinstance(value, fx.Node) else type(value)
+    """A value's type as torch matches it with a schema: of a tuple with the types of its items, before torch 2.13."""
+    if isinstance(value, fx.Node):
+        return Tensor
+    if isinstance(value, list | tuple) and value:
+        return tuple[tuple(_kind(item) for item in value)]  # type: ignore[misc, return-value]  # made while running
+    return type(value)
 
 
 def _put(traced: fx.GraphModule, node: fx.Node, op: Op) -> None:
