@@ -8,12 +8,10 @@ from types import UnionType
 
 from torch import Tensor, nn
 
-from laudc.compiled import CompiledModel, lower
+from laudc.compiled import CompiledModel, build, lower
 from laudc.convert import convert, example_for
 from laudc.dynamic_model import DynamicModel, example_shape
 from laudc.errors import InputError
-from laudc.kernels.build import Binary, build_all
-from laudc.kernels.kernel import Kernel
 from laudc.plan import Plan, check_seed
 from laudc.program import Program
 from laudc.targets import Target, load_target
@@ -100,7 +98,7 @@ def compile(
         dtype=chosen,
         without=tuple(without),
     )
-    binaries = _build([step.kernel for step in lowering.executable.steps], progress)
+    binaries = build(lowering, progress)
     return CompiledModel(
         plan=plan, target=device, dtype=chosen, without=tuple(without), lowering=lowering, binaries=binaries
     )
@@ -123,18 +121,6 @@ def _program(model: nn.Module) -> tuple[Program, Plan | None]:
     from laudc.capture import capture
 
     return capture(model, example_for(model)), None
-
-
-def _build(kernels: Sequence[Kernel], progress: Callable[[int, int], None] | None) -> dict[str, Binary]:
-    total, ready = len({kernel.key for kernel in kernels}), 0
-
-    def one_more(_: Kernel) -> None:
-        nonlocal ready
-        ready += 1
-        if progress:
-            progress(ready, total)
-
-    return build_all(kernels, built=one_more)
 
 
 def save(model: DynamicModel | CompiledModel, path: str | Path, *, force: bool = False) -> None:

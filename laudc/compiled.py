@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -15,8 +15,9 @@ from torch import Tensor
 from laudc import pipeline
 from laudc.dynamic_model import check_masks, mask_shapes
 from laudc.errors import InputError, ToolchainError
-from laudc.kernels.build import Binary
+from laudc.kernels.build import Binary, build_all
 from laudc.kernels.executable import Executable, make_executable
+from laudc.kernels.kernel import Kernel
 from laudc.kernels.run import Runner
 from laudc.passes import Pass
 from laudc.passes.bind_kernels import BindKernels
@@ -59,6 +60,20 @@ def lower(
     passes = (*passes_for(target, plan, without), BindKernels(target=target, preferred=preferred or {}))
     lowered, steps = pipeline.run(typed, passes)
     return Lowering(converted=frozen, lowered=lowered, steps=steps, executable=make_executable(lowered))
+
+
+def build(lowering: Lowering, progress: Callable[[int, int], None] | None = None) -> dict[str, Binary]:
+    """The kernels' binaries by key; `progress` hears how many are ready, of how many."""
+    kernels = [step.kernel for step in lowering.executable.steps]
+    total, ready = len({kernel.key for kernel in kernels}), 0
+
+    def one_more(_: Kernel) -> None:
+        nonlocal ready
+        ready += 1
+        if progress:
+            progress(ready, total)
+
+    return build_all(kernels, built=one_more)
 
 
 def passes_for(target: Target, plan: Plan | None, without: Sequence[str]) -> tuple[Pass, ...]:

@@ -9,6 +9,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from laudc.compiled import CompiledModel, build, lower
 from laudc.passes.fold_batchnorm import FoldBatchnorm
 from laudc.program import Program, in_evaluation
 
@@ -27,6 +28,20 @@ def static_program(program: Program) -> Program:
         if node.op != "output" and not node.users and node is not image:
             clone.graph.graph.erase_node(node)
     return clone.finished()
+
+
+def in_laudc(model: CompiledModel, progress: Callable[[int, int], None] | None = None) -> CompiledModel:
+    """The static network compiled for the target, batch, size and data type of a dynamic one, with every fusion."""
+    program = static_program(model.lowering.converted)
+    lowering = lower(program, model.target, plan=None, shape=model.shape, dtype=model.dtype, without=())
+    return CompiledModel(
+        plan=None,
+        target=model.target,
+        dtype=model.dtype,
+        without=(),
+        lowering=lowering,
+        binaries=build(lowering, progress),
+    )
 
 
 def in_torch(program: Program, *, dtype: torch.dtype, device: str) -> dict[str, Callable[[Tensor], Tensor]]:

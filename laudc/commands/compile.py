@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from laudc.compiled import CompiledModel
     from laudc.report.console import Json
 
-_BAR = 24  # characters
-
 
 @click.command("compile", short_help="Compile a converted network for a device.", context_settings=_options.SETTINGS)
 @click.argument("artifact", type=click.Path(path_type=Path), required=False)
@@ -49,7 +47,7 @@ def _compile(
     """
     from laudc import api, pipeline
     from laudc.artifact import read_converted, refuse_unwritable, save
-    from laudc.report.console import progress
+    from laudc.report.console import bar, progress
     from laudc.targets import load_target
 
     device = load_target(target)
@@ -68,7 +66,7 @@ def _compile(
             size=size,
             dtype=dtype,
             without=without,
-            progress=lambda ready, all_: now(_bar(ready, all_)),
+            progress=lambda ready, all_: now(bar("building kernels", ready, all_)),
         )
         now(f"writing {path}")
         save(path, compiled, force=force)
@@ -102,11 +100,6 @@ def _only_converted(folder: Path) -> LaudFile:
             raise InputError(
                 f"{len(found)} files here could be compiled: {names}", "name one: laudc compile FILE --target ..."
             )
-
-
-def _bar(ready: int, total: int) -> str:
-    done = _BAR * ready // max(total, 1)
-    return f"building kernels {'━' * done}{'╌' * (_BAR - done)} {ready}/{total}"
 
 
 def _report(compiled: CompiledModel, path: Path, seconds: float, *, as_json: bool) -> None:

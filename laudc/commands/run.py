@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import statistics
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -19,34 +17,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from laudc.artifact import LaudFile
-    from laudc.compiled import CompiledModel
-    from laudc.dynamic_model import DynamicModel
+    from laudc.commands._measure import Model, Outcome
     from laudc.plan import Plan
-    from laudc.program import Program
-
-    Model: TypeAlias = DynamicModel | CompiledModel
 
 _TOP = 5
-_OURS = "laudc"
-_LOADED = 1.25  # runnable processes a core
-_STEADY = 2.0  # the third quartile over the first, beyond which times say nothing
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Outcome:
-    """What the images gave."""
-
-    outputs: Tensor
-    decisions: Mapping[str, Tensor]
-    """Of all images; the padding of the last batch is left out."""
-    padded: int
-    """How many images the last batch lacked."""
-    times_ms: Sequence[float]
-    """Of the timed calls."""
-    static_ms: Mapping[str, Sequence[float]]
-    """The same of the static network on torch, by variant; none where it was not timed."""
-    masker_fused: frozenset[str]
-    """Blocks whose first convolution runs everywhere, because it carries the masker."""
 
 
 @click.command("run", short_help="Classify images, with the work skipped.", context_settings=_options.SETTINGS)
@@ -70,10 +44,12 @@ def _run(
 ) -> None:
     """Run IMAGES through ARTIFACT: the five best classes, what share of each block ran, and the time.
 
-    A compiled file runs its kernels, and is timed beside the static network on torch. A converted one runs dense and
-    masked on torch: the same numbers, nothing saved.
+    A compiled file runs its kernels, and is timed beside the static network, by laudc (compiled for this, which takes
+    a while the first time) and by torch. A converted one runs dense and masked on torch: the same numbers, nothing
+    saved.
     """
     from laudc.artifact import read
+    from laudc.commands._measure import measured
     from laudc.plan import check_rate
     from laudc.report.console import print_json, progress
 
@@ -88,7 +64,7 @@ def _run(
     with progress(f"loading {artifact}") as now:
         model = found.model(trust=trust)
         now("running")
-        outcome = _measured(
+        outcome = measured(
             model,
             inputs,
             batch=shape[0] if found.kind == "compiled" else 1,
@@ -96,6 +72,7 @@ def _run(
             seed=_seed(plan, seed),
             repeat=repeat,
             static=static,
+            now=now,
         )
     facts = _facts(artifact, images, model, outcome, nominal=nominal, repeat=repeat)
     if as_json:
@@ -130,12 +107,6 @@ def _read_images(images: Sequence[Path], found: LaudFile, shape: tuple[int, ...]
     return torch.cat([load_image(path, record, size=size, channels=channels) for path in images])
 
 
-def _parts(model: Model) -> tuple[Program, Plan | None]:
-    from laudc.dynamic_model import DynamicModel
-
-    return (model.program, model.plan) if isinstance(model, DynamicModel) else (model.lowering.converted, model.plan)
-
-
 def _nominal(plan: Plan | None, rate: float | None) -> float | None:
     if plan is None and rate is not None:
         raise InputError("the network is static: it has no masks to set", "leave --rate out")
@@ -146,97 +117,25 @@ def _seed(plan: Plan | None, seed: int | None) -> int:
     return seed if seed is not None else plan.seed if plan is not None else 0
 
 
-# ---- running
-
-
-def _measured(
-    model: Model, inputs: Tensor, *, batch: int, rate: float | None, seed: int, repeat: int, static: bool
-) -> _Outcome:
-    import torch
-
-    from laudc.compiled import CompiledModel
-    from laudc.flops import masker_fused
-    from laudc.timing import interleaved_ms
-
-    device = model.target.kind if isinstance(model, CompiledModel) else "cpu"
-    draw = _mask_source(model, batch, rate, seed)
-    padded = -len(inputs) % batch
-    whole = torch.cat([inputs, inputs[-1:].expand(padded, -1, -1, -1)])
-    outputs, decided = [], []
-    with torch.inference_mode():
-        for call, images in enumerate(whole.split(batch)):
-            outputs.append(_call(model, images.to(device), draw(call)))
-            decided.append({key: mask.cpu() for key, mask in model.decisions.items()})
-        images = whole[:batch].to(device)
-        pool = [_moved(draw(call), device) for call in range(repeat)]
-        beside = _static_variants(model, images) if static and isinstance(model, CompiledModel) else {}
-        variants = {_OURS: lambda call: _call(model, images, pool[call]), **beside}
-        samples = interleaved_ms(variants, rounds=repeat)
-    keys = decided[0]
-    fused = masker_fused(model.lowering.lowered) if isinstance(model, CompiledModel) else frozenset[str]()
-    return _Outcome(
-        outputs=torch.cat(outputs)[: len(inputs)],
-        decisions={key: torch.cat([one[key] for one in decided])[: len(inputs)] for key in keys},
-        padded=padded,
-        times_ms=samples.pop(_OURS),
-        static_ms=samples,
-        masker_fused=fused,
-    )
-
-
-def _mask_source(model: Model, batch: int, rate: float | None, seed: int) -> Callable[[int], dict[str, Tensor] | None]:
-    """The random masks of each call, by its number; None where the maskers decide."""
-    from laudc.dynamic_model import mask_shapes
-    from laudc.rates import stratified_masks
-
-    program, plan = _parts(model)
-    if rate is None or plan is None:
-        return lambda call: None
-    shapes = mask_shapes(program, plan)
-    return lambda call: stratified_masks(shapes, batch=batch, rate=rate, seed=seed, call=call)
-
-
-def _moved(masks: dict[str, Tensor] | None, device: str) -> dict[str, Tensor] | None:
-    return None if masks is None else {key: mask.to(device) for key, mask in masks.items()}
-
-
-def _call(model: Model, images: Tensor, masks: Mapping[str, Tensor] | None) -> Tensor:
-    out: Tensor = model(images, masks)
-    return out.float().cpu()  # also waits for the device
-
-
-def _static_variants(model: CompiledModel, images: Tensor) -> dict[str, Callable[[int], object]]:
-    """The static network on torch, in the precision of the compiled one, on its device."""
-    import torch
-
-    from laudc.static_network import in_torch
-
-    dtype = torch.float16 if model.dtype == "float16" else torch.float32
-    networks = in_torch(model.lowering.converted, dtype=dtype, device=model.target.kind)
-
-    def timed(network: Callable[[Tensor], Tensor]) -> Callable[[int], object]:
-        return lambda call: network(images).float().cpu()
-
-    return {name: timed(network) for name, network in networks.items()}
-
-
 # ---- what is said
 
 
 def _facts(
-    artifact: Path, images: Sequence[Path], model: Model, outcome: _Outcome, *, nominal: float | None, repeat: int
+    artifact: Path, images: Sequence[Path], model: Model, outcome: Outcome, *, nominal: float | None, repeat: int
 ) -> dict[str, Any]:
+    from laudc.commands._measure import parts
     from laudc.compiled import CompiledModel
     from laudc.flops import executed_macs, static_macs
     from laudc.rates import executed_rates
+    from laudc.timing import fastest, verdict
 
-    program, plan = _parts(model)
+    program, plan = parts(model)
     compiled = model if isinstance(model, CompiledModel) else None
     rates = executed_rates(outcome.decisions)
     static = static_macs(program)
     executed = executed_macs(program, outcome.decisions, masker_fused=outcome.masker_fused)
-    medians = {name: statistics.median(times_ms) for name, times_ms in outcome.static_ms.items()}
-    best_static = min(medians, key=medians.__getitem__, default=None)
+    best = fastest(outcome.static_ms) if outcome.static_ms else None
+    by = {name: _times(times_ms) for name, times_ms in outcome.static_ms.items()}
     units = sum(mask.numel() for mask in outcome.decisions.values())
     on = sum(rates[key] * mask.numel() for key, mask in outcome.decisions.items())
     return {
@@ -252,12 +151,13 @@ def _facts(
         "executed_mmacs": round(executed / 1e6, 3),
         "batch": compiled.shape[0] if compiled else 1,
         "padded": outcome.padded,
-        "median_ms": round(statistics.median(outcome.times_ms), 3),
-        "middle_half_ms": _middle_half(outcome.times_ms),
+        **_times(outcome.times_ms),
         "repeat": repeat,
-        "static": best_static,
-        "static_ms": None if best_static is None else round(medians[best_static], 3),
-        "static_middle_half_ms": None if best_static is None else _middle_half(outcome.static_ms[best_static]),
+        "static": best,
+        "static_ms": None if best is None else by[best]["median_ms"],
+        "static_variants": [{"by": name, **times} for name, times in by.items()],
+        "static_note": outcome.static_note,
+        "verdict": None if best is None else verdict(outcome.times_ms, outcome.static_ms),
         "images": [
             {"image": str(path), "top": _top(output, class_names(program.source))}
             for path, output in zip(images, outcome.outputs, strict=True)
@@ -265,12 +165,13 @@ def _facts(
     }
 
 
-def _middle_half(times_ms: Sequence[float]) -> list[float]:
-    """The first and the third quartile."""
-    if len(times_ms) < 2:
-        return [round(times_ms[0], 3)] * 2
-    low, _, high = statistics.quantiles(times_ms, n=4, method="inclusive")
-    return [round(low, 3), round(high, 3)]
+def _times(times_ms: Sequence[float]) -> dict[str, Any]:
+    from laudc.timing import middle_half
+
+    return {
+        "median_ms": round(statistics.median(times_ms), 3),
+        "middle_half_ms": [round(quartile, 3) for quartile in middle_half(times_ms)],
+    }
 
 
 def _top(output: Tensor, names: Sequence[str]) -> list[dict[str, Any]]:
@@ -285,11 +186,12 @@ def _top(output: Tensor, names: Sequence[str]) -> list[dict[str, Any]]:
     ]
 
 
-def _print(model: Model, outcome: _Outcome, images: Sequence[Path], facts: Mapping[str, Any]) -> None:
+def _print(model: Model, outcome: Outcome, images: Sequence[Path], facts: Mapping[str, Any]) -> None:
+    from laudc.commands._measure import parts
     from laudc.flops import block_macs
     from laudc.report.console import table
 
-    program, _ = _parts(model)
+    program, _ = parts(model)
     for path, output in zip(images, outcome.outputs, strict=True):
         best = _top(output, class_names(program.source))
         rows = [(one["class"] or f"class {one['index']}", one["probability"]) for one in best]
@@ -310,6 +212,7 @@ def _print(model: Model, outcome: _Outcome, images: Sequence[Path], facts: Mappi
 
 def _print_summary(model: Model, facts: Mapping[str, Any]) -> None:
     from laudc.dynamic_model import DynamicModel
+    from laudc.timing import digits
 
     forced = facts["nominal_rate"] is not None
     if forced:
@@ -317,28 +220,18 @@ def _print_summary(model: Model, facts: Mapping[str, Any]) -> None:
     elif model.plan is not None:
         label = f"; {UNTRAINED}" if facts["maskers"] == "untrained" else ""
         click.echo(f"executed rate {facts['executed_rate']}{label}")
-    click.echo(f"{facts['executed_mmacs']} MMACs an image, {facts['static_mmacs']} static")
+    click.echo(f"{digits(facts['executed_mmacs'])} MMACs an image, {digits(facts['static_mmacs'])} static")
+    batch = facts["batch"]
     if facts["padded"]:
-        click.echo(f"the last batch of {facts['batch']} was filled up with the last image (x{facts['padded']})")
+        click.echo(f"the last batch of {batch} was filled up with the last image (x{facts['padded']})")
+    call = f"a call, {batch} image{'' if batch == 1 else 's'}"
     label = f" ({RANDOM_MASKS})" if forced else ""
-    click.echo(
-        f"{facts['median_ms']} ms a call of {facts['batch']}, median of {facts['repeat']}{label}, on {facts['runs_on']}"
-    )
-    if facts["static_ms"] is not None:
-        click.echo(f"the static network on {facts['static']}: {facts['static_ms']} ms, {_verdict(facts)}")
+    click.echo(f"{digits(facts['median_ms'])} ms {call}, median of {facts['repeat']}{label}, on {facts['runs_on']}")
+    if facts["static_note"]:
+        click.echo(facts["static_note"])
+    if facts["verdict"] is not None:
+        each = "; ".join(f"by {one['by']} {digits(one['median_ms'])} ms" for one in facts["static_variants"])
+        click.echo(f"the static network: {each}")
+        click.echo(facts["verdict"])
     elif isinstance(model, DynamicModel):
         click.echo("nothing is skipped there: compile it to save the time")
-
-
-def _verdict(facts: Mapping[str, Any]) -> str:
-    """Which is faster, unless the times of one vary, or others use the machine, so much that they cannot say."""
-    spreads = [facts["middle_half_ms"], facts["static_middle_half_ms"]]
-    load, cores = os.getloadavg()[0], os.cpu_count() or 1
-    if load > _LOADED * cores or any(high > _STEADY * low for low, high in spreads):
-        ours, theirs = (f"{low:g} to {high:g} ms" for low, high in spreads)
-        return (
-            f"no verdict: the machine is busy (load {load:.1f} on {cores} cores; middle half of the calls {ours} and "
-            f"{theirs})"
-        )
-    ratio = facts["median_ms"] / facts["static_ms"]
-    return f"ratio {ratio:.2f}, {'faster' if ratio < 1 else 'SLOWER than doing all the work'}"

@@ -23,6 +23,7 @@ Json: TypeAlias = "bool | int | float | str | Sequence[Json] | Mapping[str, Json
 
 _PIPED_WIDTH = 10_000
 _GAP = 3  # characters between two columns
+_BAR = 24  # characters
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
@@ -56,6 +57,12 @@ def _widths(columns: Sequence[Sequence[str]], room: int) -> list[int]:
 def print_json(value: Json) -> None:
     """Prints `value` for a program; NaN and infinity, which JSON lacks, are a ValueError."""
     print(json.dumps(value, indent=2, allow_nan=False), flush=True)
+
+
+def bar(what: str, ready: int, total: int) -> str:
+    """How far `what` is, for `progress`."""
+    done = _BAR * ready // max(total, 1)
+    return f"{what} {'━' * done}{'╌' * (_BAR - done)} {ready}/{total}"
 
 
 @contextmanager
