@@ -19,7 +19,7 @@ import difflib
 import re
 from collections.abc import Iterable, Sequence
 
-_MOST_LISTED = 12
+_MOST_LISTED, _MOST_NEAR = 12, 4
 
 
 class LaudcError(Exception):
@@ -43,13 +43,16 @@ class UnknownName(InputError):
     """A name that no plugin folder holds."""
 
     @classmethod
-    def among(cls, kind: str, name: str, known: Iterable[str]) -> UnknownName:
-        """The error for `name`, with the nearest of the names that exist."""
+    def among(cls, kind: str, name: str, known: Iterable[str], *, otherwise: str = "") -> UnknownName:
+        """The error for `name`, with the nearest of the names that exist, or else the step `otherwise`."""
         names = sorted(known)
-        near = _near(name, names)
-        listed = names if len(names) <= _MOST_LISTED else [*names[:_MOST_LISTED], "..."]
-        step = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(listed)}"
-        return cls(f"no {kind} {name!r}", step)
+        near = _capped(_near(name, names), _MOST_NEAR)
+        step = otherwise or f"there are {', '.join(_capped(names, _MOST_LISTED))}"
+        return cls(f"no {kind} {name!r}", f"did you mean {' or '.join(near)}?" if near else step)
+
+
+def _capped(names: Sequence[str], most: int) -> list[str]:
+    return [*names] if len(names) <= most else [*names[:most], "..."]
 
 
 def _near(name: str, names: Sequence[str]) -> list[str]:

@@ -41,6 +41,7 @@ from laudc.program import Program
 RANDOM, OWN = "random", "own"
 _BRANCH_GAMMA = 0.2  # with 1, activations double every few blocks and leave the range of float16
 _PROBE_S, _STALL_S = 5.0, 20.0
+_NAMES = "a model is a name of torchvision (resnet50) or timm (timm/resnet50), or path/file.py:Class"
 _HUB = "https://huggingface.co"
 _HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 
@@ -89,7 +90,9 @@ def check_name(name: str) -> None:
 
         known = models.list_models(models)
         if name not in known:
-            raise UnknownName.among("model", name, [*known, *_timm_twins(name)])
+            if Path(name).is_file():
+                raise InputError(f"{name} is a file and names no class", _NAMES)
+            raise UnknownName.among("model", name, [*known, *_timm_twins(name)], otherwise=_NAMES)
 
 
 def file_stem(name: str) -> str:

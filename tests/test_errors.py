@@ -76,6 +76,11 @@ def test_a_part_of_a_name_is_a_near_miss_in_any_case() -> None:
     assert "jetson-tx2?" in str(UnknownName.among("target", "TX2", ["v100", "jetson-tx2", "jetson-nano"]))
 
 
+def test_many_near_misses_are_capped() -> None:
+    error = UnknownName.among("kernel", "conv2d", [f"conv2d_of_one_shape_{index}" for index in range(9)])
+    assert str(error).endswith("_0 or conv2d_of_one_shape_1 or conv2d_of_one_shape_2 or conv2d_of_one_shape_3 or ...?")
+
+
 def test_without_a_near_miss_all_names_are_shown() -> None:
     error = UnknownName.among("target", "gameboy", ["v100", "cpu"])
     assert str(error) == "no target 'gameboy'; there are cpu, v100"

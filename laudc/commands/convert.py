@@ -19,6 +19,7 @@ from laudc.commands._facts import (
     masker_digest,
     weights_words,
 )
+from laudc.errors import CaptureError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -63,7 +64,7 @@ def _convert(
     (path/net.py:Net, called without arguments, which becomes net-PARADIGM.laud).
     """
     from laudc.artifact import refuse_unwritable, save
-    from laudc.convert import convert
+    from laudc.convert import convert, unknown_operations
     from laudc.models import RANDOM, check_name, condition_random, file_stem, open_model
     from laudc.plan import check_rate, parse_granularity, parse_paradigms
     from laudc.report.console import progress
@@ -90,6 +91,12 @@ def _convert(
             seed=seed,
             source=named.source,
         )
+        kinds = unknown_operations(dynamic.program)
+        if kinds:
+            raise CaptureError(
+                f"{model} holds what laudc has no operation for: {kinds}",
+                "convert a network without it, or add a file to laudc/ops/",
+            )
         if named.source["weights"] == RANDOM:
             condition_random(dynamic.program)
         made = {"maskers_as_made": masker_digest(dynamic.program)}

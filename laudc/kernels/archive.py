@@ -34,12 +34,12 @@ _AGAIN = "make it again, or copy it again from where it came"
 def refuse_unwritable(path: Path, force: bool) -> None:
     """Before any work: InputError if the file is there and not to be replaced, StorageError if it cannot be written."""
     try:
+        if path.is_dir():
+            raise StorageError(f"{path} is a folder", "name a file in it")
         if path.exists() and not force:
             raise InputError(f"{path} exists", "give another name, or replace it (--force, in Python force=True)")
         if not path.parent.is_dir():
             raise StorageError(f"there is no folder {path.parent}", "make it first")
-        if path.is_dir():
-            raise StorageError(f"{path} is a folder", "name a file in it")
         # permissions do not tell: root may write anywhere, yet not to /proc or a read-only disk
         with tempfile.NamedTemporaryFile(dir=path.parent, prefix=_unfinished(path)):
             pass
@@ -105,7 +105,9 @@ def read_archive(path: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
                     raise ArtifactError(f"{path}: {name} is damaged or edited", _AGAIN)
                 members[name] = content
     except FileNotFoundError as error:
-        raise InputError(f"there is no file {path}", "make one with `laudc convert` (in Python laudc.save)") from error
+        whole = path.with_name(f"{path.name}.laud")
+        step = f"did you mean {whole}?" if whole.is_file() else "make one with `laudc convert` (in Python laudc.save)"
+        raise InputError(f"there is no file {path}", step) from error
     except (
         zipfile.BadZipFile,
         EOFError,
@@ -117,7 +119,7 @@ def read_archive(path: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
         RuntimeError,
         RecursionError,
     ) as error:
-        raise ArtifactError(f"{path} is cut or is no .laud file", _AGAIN) from error
+        raise ArtifactError(f"{path} is cut, changed or no .laud file", _AGAIN) from error
     except OSError as error:
         raise StorageError(f"{path} cannot be read: {error.strerror}", "check the path and its permissions") from error
     return manifest, members

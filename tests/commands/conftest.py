@@ -66,6 +66,37 @@ class Branching(Tiny):
         return super().forward(-x)
 
 
+class HeadGated(Tiny):
+    """Squeeze-and-excitation behind the blocks."""
+
+    def forward(self, x):
+        x = self.blocks(torch.relu(self.stem(x)))
+        return self.head((x * torch.sigmoid(x.mean((2, 3), keepdim=True))).mean((2, 3)))
+
+
+class Gated(Tiny):
+    """Squeeze-and-excitation in the only block."""
+
+    def forward(self, x):
+        x = torch.relu(self.stem(x))
+        y = torch.relu(self.blocks[0].conv1(x))
+        x = x + y * torch.sigmoid(y.mean((2, 3), keepdim=True))
+        return self.head(torch.cat([x, x], 1).mean((2, 3)))
+
+
+class Attentive(Tiny):
+    """A transformer's block."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.LayerNorm(16)
+
+    def forward(self, x):
+        x = self.stem(x)
+        x = x + self.norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        return self.head(torch.cat([x, x], 1).mean((2, 3)))
+
+
 class Needy(Tiny):
     def __init__(self, width):
         super().__init__()

@@ -130,8 +130,8 @@ def test_a_gpu_that_is_not_here_gets_code_all_the_same(cli: Cli, converted: Path
         (("--target", "cpu", "-o", "nowhere/a.laud"), 7, "there is no folder nowhere; make it first"),
         (("--target", "cpu", "-o", "/proc/a.laud"), 7, "/proc/a.laud cannot be written: "),
         (("missing.laud", "--target", "cpu"), 2, "there is no file missing.laud; make one with `laudc convert`"),
-        (("taken.laud", "--target", "cpu"), 4, "taken.laud is cut or is no .laud file"),
-        (("cut.laud", "--target", "cpu"), 4, "cut.laud is cut or is no .laud file"),
+        (("taken.laud", "--target", "cpu"), 4, "taken.laud is cut, changed or no .laud file"),
+        (("cut.laud", "--target", "cpu"), 4, "cut.laud is cut, changed or no .laud file"),
         ((), 2, "missing option '--target'"),
     ],
 )

@@ -78,7 +78,7 @@ def test_a_kernel_shows_its_source(cli: Cli, compiled: Path) -> None:
         (("tiny-spatial.laud", "--kernel", "conv"), 2, "tiny-spatial.laud holds no kernels; give a file"),
         (("tiny-spatial.laud", "--graph", "--json"), 2, "--graph, --kernel and --json are three answers; ask for one"),
         (("missing.laud",), 2, "there is no file missing.laud"),
-        (("net.py",), 4, "net.py is cut or is no .laud file"),
+        (("net.py",), 4, "net.py is cut, changed or no .laud file"),
     ],
 )
 def test_what_cannot_be_shown_is_one_line(

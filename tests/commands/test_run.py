@@ -206,9 +206,10 @@ def test_random_weights_are_said_to_mean_nothing(cli: Cli) -> None:
         (("compiled.laud", "photo.png", "--rate", "nan"), 2, "the rate nan is not a number from 0 to 1"),
         (("compiled.laud", "photo.png", "--repeat", "0"), 2, "invalid value for '--repeat'"),
         (("missing.laud", "photo.png"), 2, "there is no file missing.laud"),
-        (("net.py", "photo.png"), 4, "net.py is cut or is no .laud file"),
-        (("cut.laud", "photo.png"), 4, "cut.laud is cut or is no .laud file"),
-        (("edited.laud", "photo.png"), 4, "edited.laud"),
+        (("compiled", "photo.png"), 2, "there is no file compiled; did you mean compiled.laud?"),
+        (("net.py", "photo.png"), 4, "net.py is cut, changed or no .laud file"),
+        (("cut.laud", "photo.png"), 4, "cut.laud is cut, changed or no .laud file"),
+        (("edited.laud", "photo.png"), 4, "edited.laud is cut, changed or no .laud file"),
     ],
 )
 def test_what_cannot_be_run_is_one_line(

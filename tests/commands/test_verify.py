@@ -54,7 +54,7 @@ def test_the_first_failing_rung_is_named(
         (("tiny-spatial.laud", "--rates", "0,nan"), 2, "the rate nan is not a number from 0 to 1"),
         (("tiny-spatial.laud", "--rates", "half"), 2, "the rates 'half' are not numbers; write them like 0,.1,.5,1"),
         (("missing.laud",), 2, "there is no file missing.laud"),
-        (("net.py",), 4, "net.py is cut or is no .laud file"),
+        (("net.py",), 4, "net.py is cut, changed or no .laud file"),
     ],
 )
 def test_what_cannot_be_verified_is_one_line(

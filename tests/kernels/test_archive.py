@@ -55,7 +55,7 @@ def test_the_same_content_gives_the_same_bytes(archive: Path, tmp_path: Path) ->
 def test_a_cut_file_is_refused(archive: Path, share: float) -> None:
     content = archive.read_bytes()
     archive.write_bytes(content[: int(len(content) * share)])
-    with pytest.raises(ArtifactError, match="is cut or is no"):
+    with pytest.raises(ArtifactError, match="is cut, changed or no"):
         read_archive(archive)
 
 
