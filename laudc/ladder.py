@@ -1,8 +1,8 @@
 """The equality ladder: the same numbers, with the work skipped, shown step by step.
 
     1  static      all masks one == the static network
-    2  lowered     dense and masked == the lowered reference, given the same decisions
-    3  pass        before == after, for each pass
+    2  pass        before == after, for each pass
+    3  lowered     dense and masked == the lowered reference, given the same decisions
     4  kernel      each kernel == its reference, on what it really gets
     5  compiled    the compiled network == dense and masked, given the same decisions
     6  decisions   its own decisions == the reference's, but for logits nearer to zero than rounding

@@ -29,8 +29,8 @@ from laudc.plan import Plan
 from laudc.preprocess import Preprocessing, load_image
 from laudc.program import Program
 from laudc.rates import stratified_masks
-from laudc.static_network import in_torch
-from laudc.timing import interleaved_ms
+from laudc.static_network import in_laudc, in_torch
+from laudc.timing import interleaved_ms, verdict
 
 OUTPUT = Path(__file__).resolve().parent.parent / "demo-output"
 RATE = 0.5
@@ -65,11 +65,14 @@ def measure(compiled: CompiledModel, plan: Plan) -> None:
     record = Preprocessing.from_json(program.source["preprocessing"])
     image = load_image(OUTPUT / "photograph.png", record)
     masks = {rate: stratified_masks(compiled.mask_shapes, batch=1, rate=rate, seed=plan.seed) for rate in (1.0, RATE)}
-    static = in_torch(program, dtype=torch.float32, device="cpu")
+    print("\ncompiling the static network by laudc, to compare", flush=True)
+    static: dict[str, Callable[[Tensor], Tensor]] = {"laudc": in_laudc(compiled)}
+    static |= in_torch(program, dtype=torch.float32, device="cpu")
+    dynamic = f"laudc cpu, rate {RATE} (random masks)"
     variants: dict[str, Callable[[int], object]] = {
         **{f"static, {name}": lambda _, network=network: network(image) for name, network in static.items()},
         "laudc cpu, rate 1 (every mask on)": lambda _: compiled(image, masks[1.0]),
-        f"laudc cpu, rate {RATE} (random masks)": lambda _: compiled(image, masks[RATE]),
+        dynamic: lambda _: compiled(image, masks[RATE]),
     }
     with torch.inference_mode():
         times_ms = interleaved_ms(variants, rounds=CALLS)
@@ -81,14 +84,16 @@ def measure(compiled: CompiledModel, plan: Plan) -> None:
         {"what": what, "ms": round(statistics.median(ms), 1), "least_ms": round(min(ms), 1), "mmacs": round(macs / 1e6)}
         for (what, ms), macs in zip(times_ms.items(), costs, strict=True)
     ]
-    report(rows, program, plan)
+    words = verdict(times_ms[dynamic], {name: times_ms[f"static, {name}"] for name in static})
+    report(rows, f"rate {RATE}: {words}", program, plan)
     compiled(image, masks[RATE])
     picture(photograph(image, record), compiled.decisions, program, plan).save(OUTPUT / "skipped.png")
 
 
-def report(rows: Sequence[Mapping[str, object]], program: Program, plan: Plan) -> None:
-    """Prints the table and writes it as text and JSON."""
+def report(rows: Sequence[Mapping[str, object]], words: str, program: Program, plan: Plan) -> None:
+    """Prints the table and writes it as text and JSON; `words` compare the last row with the static ones."""
     facts = {
+        "verdict": words,
         "model": program.source["model"],
         "weights": program.source["weights"],
         "paradigm": plan.paradigm,
@@ -126,7 +131,10 @@ def picture(photo: Image.Image, decisions: Mapping[str, Tensor], program: Progra
     for index, (panel, caption) in enumerate(panels):
         whole.paste(panel.resize((SIDE, SIDE), Image.Resampling.NEAREST), (index * SIDE, CAPTION))
         pen.text((index * SIDE + 6, 5), caption, fill="black", font=font)
-    legend = f"orange: every block of the stage computed the patch; blue: none did. Random masks at rate {RATE}."
+    legend = (
+        "orange: every block of the stage computed the patch; blue: none did; in between: some of them, the more the "
+        f"nearer to orange. Random masks at rate {RATE}."
+    )
     pen.text((6, SIDE + CAPTION + 5), legend, fill="black", font=font)
     return whole
 

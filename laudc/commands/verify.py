@@ -55,7 +55,7 @@ def _verify(artifact: Path, rates: tuple[float, ...], trust: bool, as_json: bool
         table(f"{artifact}", columns, [_row(group) for group in _by_name(rungs)])
     require(rungs)
     if not as_json:
-        click.echo(f"all {len(rungs)} rungs hold")
+        click.echo(f"all {len(_by_name(rungs))} rungs hold ({len(rungs)} comparisons)")
 
 
 COMMAND = _verify
