@@ -237,14 +237,15 @@ def test_the_table_names_every_target_and_its_peaks() -> None:
     said = CliRunner().invoke(command.COMMAND, []).output
     lines = {line.split()[0]: line for line in said.splitlines() if line.strip()}
     assert set(NAMES) <= set(lines)
-    assert {"sm_62", "1300", "0.666", "none", "59.7", "float32"} <= set(lines["jetson-tx2"].split())
-    assert "detected" in lines["cpu"]
+    assert {"sm_62", "0.666", "none", "59.7", "float32"} <= set(lines["jetson-tx2"].split())
 
 
 def test_the_table_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     missing = Missing(reason="no compiler here", how_to_get="pip install 'laudc[cuda12]'")
     monkeypatch.setattr(command, "find_compiler", lambda arch: missing)
-    assert CliRunner().invoke(command.COMMAND, []).output.count("missing: pip install 'laudc[cuda12]'") == 8
+    said = CliRunner().invoke(command.COMMAND, []).output.splitlines()
+    line = next(line for line in said if "missing: pip install 'laudc[cuda12]'" in line)
+    assert line.split("   ")[-1].strip().split(", ") == sorted(set(NAMES) - {"cpu"})
     records = json.loads(CliRunner().invoke(command.COMMAND, ["--json"]).output)
     assert {record["missing"] for record in records} == {str(missing), None}
 

@@ -142,19 +142,17 @@ def _print_compiled(found: LaudFile) -> None:
         for step in found.manifest["passes"]
     ])  # fmt: skip
     on_gpu = found.manifest["target"]["kind"] == "cuda"
-    of_gpu = ("registers", "spilled bytes") if on_gpu else ()
-    columns = ("kernel", "calls", "schedule", "choice", *of_gpu, "source bytes")
+    columns = ("kernel", "calls", "schedule", *(("registers", "spilled bytes") if on_gpu else ("source bytes",)))
     table(f"{len(calls)} kernels", columns, [
         (
             symbol,
             calls[symbol],
             facts["schedule"],
-            " ".join(f"{key}={value}" for key, value in facts["choice"].items()),
-            *((facts["registers"], facts["spill_bytes"]) if on_gpu else ()),
-            sizes.get(symbol, 0),
+            *((facts["registers"], facts["spill_bytes"]) if on_gpu else (sizes.get(symbol, 0),)),
         )
         for symbol, facts in found.manifest["kernels"].items()
     ])  # fmt: skip
+    click.echo("--kernel NAME prints the source of one, --json tells the tiles of all")
     notes = {facts["note"] for facts in found.manifest["kernels"].values() if facts["note"]}
     for note in sorted(notes):
         click.echo(f"kernels stay source only: {note}")

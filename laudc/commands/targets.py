@@ -54,23 +54,20 @@ def _compiler(target: Target) -> str | CudaCompiler | Missing:
 def _print_table(targets: Iterable[Target]) -> None:
     from laudc.report.console import table
 
-    peaks = ("SMs", "MHz", "fp32 TFLOP/s", "fp16 tensor TFLOP/s", "GB/s")
-    rows = []
+    rows, compilers = [], dict[str, list[str]]()
     for target in targets:
         compiler = _compiler(target)
         here = f"missing: {compiler.how_to_get}" if isinstance(compiler, Missing) else str(compiler)
-        rows.append((target.name, target.title, target.arch, *_peaks(target), target.default_dtype, here))
-    table("targets", ("target", "device", "arch", *peaks, "default", "compiler here"), rows)
+        compilers.setdefault(here, []).append(target.name)
+        title = target.title.removeprefix("NVIDIA ").removeprefix("GeForce ").removeprefix("The ")
+        rows.append((target.name, title, target.arch, *_peaks(target), target.default_dtype))
+    columns = ("target", "device", "arch", "fp32", "fp16", "GB/s", "default")
+    table("targets, with TFLOP/s in fp32 and of fp16 tensor cores", columns, rows)
+    table("compilers here", ("compiler", "for"), [(here, ", ".join(names)) for here, names in compilers.items()])
 
 
-def _peaks(target: Target) -> tuple[str, ...]:
+def _peaks(target: Target) -> tuple[str, str, str]:
     if target.kind == "cpu":
-        return ("detected", "", "", "", "")
+        return "", "", ""
     tensor = f"{target.tensor_fp16_tflop_per_s:.0f}" if target.tensor_fp16_tflop_per_s else "none"
-    return (
-        str(target.sm_count),
-        f"{target.clock_mhz:.0f}",
-        f"{target.fp32_tflop_per_s:.3g}",
-        tensor,
-        f"{target.dram_gb_per_s:g}",
-    )
+    return f"{target.fp32_tflop_per_s:.3g}", tensor, f"{target.dram_gb_per_s:g}"

@@ -1,11 +1,13 @@
 """What a command says: a table or JSON on stdout, progress on stderr.
 
-Piped output is never wrapped or cut, so a name found in a table can be searched for.
+Piped output is not wrapped or cut, so a name found in a table can be searched for; `COLUMNS`, where it is set, is the
+width for pipes and terminals alike.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -30,7 +32,8 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) 
     """Prints `rows` below `title`; a column of numbers, or of gaps, stands on the right. No word is ever broken."""
     cells = [list(row) for row in rows]
     written = [[column, *(str(row[index]) for row in cells)] for index, column in enumerate(columns)]
-    console = Console(width=None if sys.stdout.isatty() else _PIPED_WIDTH, highlight=False)
+    wide = sys.stdout.isatty() or os.environ.get("COLUMNS", "").isdecimal()  # rich reads it too
+    console = Console(width=None if wide else _PIPED_WIDTH, highlight=False)
     widths = _widths(written, console.width - _GAP * len(columns))
     console.width = max(console.width, sum(widths) + _GAP * len(columns))
     grid = Table(box=SIMPLE_HEAD, pad_edge=False)

@@ -42,6 +42,28 @@ def test_a_compiled_file_shows_passes_and_kernels(cli: Cli, compiled: Path) -> N
     assert "registers" not in said.out  # a CPU's kernels state none
 
 
+@pytest.mark.parametrize("target", ["cpu", "v100"])
+def test_the_kernels_stand_on_one_line_each_at_80_columns(
+    target: str, cli: Cli, compiled: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = read(compiled)
+    manifest = {**found.manifest, "target": TARGETS[target].to_json()}
+    monkeypatch.setattr(laudc.artifact, "read", lambda _: replace(found, manifest=manifest))
+    monkeypatch.setenv("COLUMNS", "80")
+    lines = cli("inspect", str(compiled)).out.splitlines()
+    start = next(index for index, line in enumerate(lines) if line.endswith(" kernels"))
+    kernels = [line for line in lines[start:] if line.split()[:1] and line.split()[0] in manifest["kernels"]]
+    assert len(kernels) == len(manifest["kernels"])
+    assert max(map(len, lines[start:])) <= 80
+
+
+def test_the_targets_fit_80_columns(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    lines = cli("targets").out.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert any(line.split() == ["LLVM,", "in", "TVM", "cpu"] for line in lines)
+
+
 def test_kernels_for_a_gpu_show_their_registers(cli: Cli, compiled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = read(compiled)
     manifest = {**found.manifest, "target": TARGETS["v100"].to_json()}

@@ -36,6 +36,14 @@ def test_a_piped_table_wraps_nothing(capsys: pytest.CaptureFixture[str]) -> None
     assert "float32[1, 3, 224, 224]" in said
 
 
+def test_a_pipe_is_as_wide_as_columns_says(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    table("Refusals", ["where", "why"], [["layer1", "it is read twice " * 9]])
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) > 5
+    assert max(map(len, lines)) <= 40
+
+
 def test_numbers_stand_on_the_right(capsys: pytest.CaptureFixture[str]) -> None:
     table("Times", ["kernel", "us"], [["conv", 7], ["the same", ""], ["gather", 1234]])
     lines = [line for line in capsys.readouterr().out.splitlines() if "conv" in line or "gather" in line]
