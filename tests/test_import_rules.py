@@ -103,6 +103,20 @@ def test_nothing_heavy_is_imported_before_it_is_used(program: str) -> None:
     assert set(json.loads(said.splitlines()[-1])).isdisjoint({*HEAVY, "rich", "numpy"})
 
 
+@pytest.mark.parametrize(
+    "command",
+    ["convert resnet18", "compile a.laud --target cpu", "run a.laud a.png", "verify a.laud", "inspect a.laud"],
+)
+def test_a_command_shows_progress_before_it_imports_torch(command: str) -> None:
+    program = (
+        "import sys; sys.modules['torch'] = None; import laudc.report.console as console;"
+        "console.progress = lambda *_, **__: sys.exit('progress');"
+        f"from laudc.cli import main; main({command.split()!r})"
+    )
+    said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT)
+    assert said.stderr.strip() == "progress", said.stderr
+
+
 @pytest.mark.parametrize("folder", ["passes", "schedules", "targets"])
 def test_a_top_folder_is_imported_by_its_package_name(folder: str) -> None:
     said = subprocess.run([sys.executable, "-c", f"import {folder}"], capture_output=True, text=True, cwd=ROOT)

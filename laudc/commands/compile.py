@@ -45,14 +45,16 @@ def _compile(
 
     Without ARTIFACT it takes the one converted .laud file of this folder.
     """
-    from laudc import api, pipeline
-    from laudc.artifact import read_converted, refuse_unwritable, save
     from laudc.report.console import bar, progress
     from laudc.targets import load_target
 
     device = load_target(target)
-    pipeline.lowering(without=without)  # an unknown fusion is said before any work
-    source = _only_converted(Path()) if artifact is None else read_converted(artifact)
+    with progress(f"reading {artifact or 'the folder'}", after_s=0):  # before torch is imported: it may take seconds
+        from laudc import api, pipeline
+        from laudc.artifact import read_converted, refuse_unwritable, save
+
+        pipeline.lowering(without=without)  # an unknown fusion is said before any work
+        source = _only_converted(Path()) if artifact is None else read_converted(artifact)
     if artifact is None:
         click.echo(f"compiling {source.path}, the only converted file here", err=as_json)
     path = output or Path(f"{source.path.name.removesuffix('.laud')}.{device.name}.laud")

@@ -63,20 +63,21 @@ def _convert(
     MODEL is a name of torchvision (resnet50) or timm (timm/resnet50), or a class in a file of your own
     (path/net.py:Net, called without arguments, which becomes net-PARADIGM.laud).
     """
-    from laudc.artifact import refuse_unwritable, save
-    from laudc.convert import convert, unknown_operations
-    from laudc.models import RANDOM, check_name, condition_random, file_stem, open_model
-    from laudc.plan import check_rate, parse_granularity, parse_paradigms
     from laudc.report.console import progress
 
-    parse_granularity(granularity, parse_paradigms(paradigm))
-    if rate is not None:
-        check_rate(rate)
-    check_name(model)
-    path = output or Path(f"{file_stem(model)}-{paradigm}.laud")
-    if not dry_run:
-        refuse_unwritable(path, force)
-    with progress(f"opening {model}") as now:
+    with progress(f"opening {model}", after_s=0) as now:  # before torch is imported, which may take seconds
+        from laudc.artifact import refuse_unwritable, save
+        from laudc.convert import convert, unknown_operations
+        from laudc.models import OWN, RANDOM, check_name, condition_random, file_stem, open_model
+        from laudc.plan import check_rate, parse_granularity, parse_paradigms
+
+        parse_granularity(granularity, parse_paradigms(paradigm))
+        if rate is not None:
+            check_rate(rate)
+        check_name(model)
+        path = output or Path(f"{file_stem(model)}-{paradigm}.laud")
+        if not dry_run:
+            refuse_unwritable(path, force)
         named = open_model(model, seed=seed, pretrained=pretrained)
         if named.note:
             click.echo(named.note, err=True)
@@ -104,6 +105,9 @@ def _convert(
         if not dry_run:
             now(f"writing {path}")
             save(path, dynamic, force=force)
+    if named.source["weights"] == OWN and size is None:
+        height, width = named.preprocessing.size
+        click.echo(f"assumed {height}x{width}; --size for another", err=True)
     _report(dynamic, None if dry_run else path, as_json=as_json)
 
 

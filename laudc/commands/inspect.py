@@ -31,9 +31,12 @@ def _inspect(artifact: Path, graph: bool, symbol: str | None, as_json: bool) -> 
     """Show the blocks, the plan, the passes that ran, the kernels, sizes, versions and hashes of ARTIFACT."""
     if sum((graph, symbol is not None, as_json)) > 1:
         raise InputError("--graph, --kernel and --json are three answers", "ask for one")
-    from laudc.artifact import read
+    from laudc.report.console import print_json, progress
 
-    found = read(artifact)
+    with progress(f"reading {artifact}", after_s=0):  # before torch is imported, which may take seconds
+        from laudc.artifact import read
+
+        found = read(artifact)
     if symbol is not None:
         click.echo(_kernel_source(found, symbol))
         return
@@ -41,8 +44,6 @@ def _inspect(artifact: Path, graph: bool, symbol: str | None, as_json: bool) -> 
     if graph:
         click.echo(found.lowered or program.text(), nl=False)
     elif as_json:
-        from laudc.report.console import print_json
-
         print_json(_facts(found, program, plan))
     else:
         _print(found, program, plan)

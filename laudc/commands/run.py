@@ -48,20 +48,21 @@ def _run(
     a while the first time) and by torch. A converted one runs dense and masked on torch: the same numbers, nothing
     saved.
     """
-    from laudc.artifact import read
-    from laudc.commands._measure import measured
-    from laudc.plan import check_rate
     from laudc.report.console import print_json, progress
 
-    if rate is not None:
-        check_rate(rate)
-    found = read(artifact)
-    refuse_device(found)
-    shape = _input_shape(found)
-    inputs = _read_images(images, found, shape)
-    plan = found.plan
-    nominal = _nominal(plan, rate)
-    with progress(f"loading {artifact}") as now:
+    with progress(f"loading {artifact}", after_s=0) as now:  # before torch is imported, which may take seconds
+        from laudc.artifact import read
+        from laudc.commands._measure import measured
+        from laudc.plan import check_rate
+
+        if rate is not None:
+            check_rate(rate)
+        found = read(artifact)
+        refuse_device(found)
+        shape = _input_shape(found)
+        inputs = _read_images(images, found, shape)
+        plan = found.plan
+        nominal = _nominal(plan, rate)
         model = found.model(trust=trust)
         now("running")
         outcome = measured(

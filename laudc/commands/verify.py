@@ -26,13 +26,17 @@ def _verify(artifact: Path, rates: tuple[float, ...], trust: bool, as_json: bool
 
     Exit code 6 and the name of the first rung that fails, if one does.
     """
-    from laudc.artifact import read
-    from laudc.ladder import climb, require
     from laudc.report.console import print_json, progress, table
 
-    found = read(artifact)
-    refuse_device(found)
-    with progress(f"loading {artifact}") as now:
+    with progress(f"loading {artifact}", after_s=0) as now:  # before torch is imported, which may take seconds
+        from laudc.artifact import read
+        from laudc.ladder import climb, require
+        from laudc.plan import check_rate
+
+        for rate in rates:
+            check_rate(rate)
+        found = read(artifact)
+        refuse_device(found)
         model = found.model(trust=trust)
         now("climbing the ladder")
         rungs = climb(model, rates=rates, progress=lambda rung: now(f"climbed {rung.name}: {rung.where}"))

@@ -38,6 +38,11 @@ def test_it_writes_the_file_named_for_model_and_paradigm(cli: Cli, folder: Path)
     assert loaded("tiny-spatial.laud").plan.paradigm == "spatial"
 
 
+def test_a_size_that_was_assumed_is_said(cli: Cli) -> None:
+    assert cli("convert", "net.py:Tiny", "--dry-run").err == "assumed 224x224; --size for another\n"
+    assert cli("convert", "resnet18", "--no-pretrained", "--dry-run").err == ""  # its weights know
+
+
 def test_the_block_table_says_what_each_block_costs(cli: Cli) -> None:
     lines = cli(*TINY, "--granularity", "4-2", "--dry-run").out.splitlines()
     row = next(line.split() for line in lines if line.strip().startswith("blocks.1"))
