@@ -92,6 +92,12 @@ class DynamicModel(nn.Module):
             if isinstance(module, Masker):
                 module.temperature = value
 
+    def extra_repr(self) -> str:
+        """What is dynamic, and who decides: the first line of `print(model)`."""
+        blocks = {decision.block for decision in self.plan.decisions}
+        rate = "the maskers decide" if self.plan.rate is None else f"random masks at rate {self.plan.rate:g}"
+        return f"{self.plan.paradigm}, {len(blocks)} of {len(self.program.blocks)} blocks dynamic, {rate}"
+
     def block_macs(self) -> tuple[BlockMacs, ...]:
         """Multiply-accumulates of the last call per block and sample; `executed` has a gradient."""
         known = input_type(self.program).shape

@@ -152,7 +152,11 @@ def test_parameters_that_their_user_froze_stay_frozen(tmp_path: Path) -> None:
         assert found == {f"graph.{name}" for name in frozen}
 
 
-def test_it_prints_as_modules_with_their_specs() -> None:
-    text = str(laudc.transform(conditioned(TinyNet), IMAGE))
+def test_it_prints_a_summary_then_modules_with_their_specs() -> None:
+    model = laudc.transform(conditioned(TinyNet), IMAGE)
+    text, count = str(model), len(model.program.blocks)
+    assert text.splitlines()[1].strip() == f"spatial, {count} of {count} blocks dynamic, the maskers decide"
+    forced = str(laudc.transform(conditioned(TinyNet), IMAGE, paradigm="layer", rate=0.5))
+    assert forced.splitlines()[1].strip().endswith("blocks dynamic, random masks at rate 0.5")
     assert "patch_masker(" in text
     assert "conv2d(" in text

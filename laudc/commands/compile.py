@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from laudc.commands import _options
+from laudc.commands._cache import warn_of_cache
 from laudc.commands._facts import op_change_words
 from laudc.errors import ArtifactError, InputError, StorageError
 
@@ -59,6 +60,7 @@ def _compile(
         click.echo(f"compiling {source.path}, the only converted file here", err=as_json)
     path = output or Path(f"{source.path.name.removesuffix('.laud')}.{device.name}.laud")
     refuse_unwritable(path, force)
+    warn_of_cache()
     start = time.perf_counter()
     with progress(f"lowering {source.path}") as now:
         compiled = api.compile(

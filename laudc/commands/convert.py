@@ -108,6 +108,8 @@ def _convert(
     if named.source["weights"] == OWN and size is None:
         height, width = named.preprocessing.size
         click.echo(f"assumed {height}x{width}; --size for another", err=True)
+    if all(block.out_size == (1, 1) for block in dynamic.program.blocks):
+        click.echo("every map is 1x1 at this size, one patch a block; --size for a larger one", err=True)
     _report(dynamic, None if dry_run else path, as_json=as_json)
 
 

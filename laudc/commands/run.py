@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from laudc.commands import _options
+from laudc.commands._cache import warn_of_cache
 from laudc.commands._facts import RANDOM_MASKS, UNTRAINED, class_names, masker_state, refuse_device
 from laudc.errors import ArtifactError, InputError
 
@@ -63,6 +64,8 @@ def _run(
         inputs = _read_images(images, found, shape)
         plan = found.plan
         nominal = _nominal(plan, rate)
+        if found.kind == "compiled":
+            warn_of_cache()
         model = found.model(trust=trust)
         now("running")
         outcome = measured(

@@ -43,6 +43,12 @@ def test_a_size_that_was_assumed_is_said(cli: Cli) -> None:
     assert cli("convert", "resnet18", "--no-pretrained", "--dry-run").err == ""  # its weights know
 
 
+def test_a_size_that_leaves_one_pixel_of_every_map_is_said(cli: Cli) -> None:
+    said = cli("convert", "net.py:Tiny", "--size", "2", "--dry-run")
+    assert said.err == "every map is 1x1 at this size, one patch a block; --size for a larger one\n"
+    assert cli("convert", "net.py:Tiny", "--size", "4", "--dry-run").err == ""
+
+
 def test_the_block_table_says_what_each_block_costs(cli: Cli) -> None:
     lines = cli(*TINY, "--granularity", "4-2", "--dry-run").out.splitlines()
     row = next(line.split() for line in lines if line.strip().startswith("blocks.1"))

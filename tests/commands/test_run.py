@@ -183,6 +183,14 @@ def test_trusted_binaries_give_the_same(cli: Cli, compiled: Path) -> None:
     assert trusted == built
 
 
+def test_a_cache_that_cannot_be_written_is_said_once(cli: Cli, compiled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LAUDC_CACHE", "/proc/nowhere")
+    said = cli("run", str(compiled), "photo.png", "--repeat", "1", "--trust", "--no-static")
+    assert said.exit_code == 0
+    assert len(said.err.splitlines()) == 1
+    assert said.err.startswith("kernels are not kept: /proc/nowhere cannot be used, ")
+
+
 def test_random_weights_are_said_to_mean_nothing(cli: Cli) -> None:
     assert cli("convert", "resnet18", "--size", "64", "--no-pretrained", "--rate", ".5").exit_code == 0
     said = cli("run", "resnet18-spatial.laud", "photo.png", "--repeat", "1")
