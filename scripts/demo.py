@@ -84,16 +84,15 @@ def measure(compiled: CompiledModel, plan: Plan) -> None:
         {"what": what, "ms": round(statistics.median(ms), 1), "least_ms": round(min(ms), 1), "mmacs": round(macs / 1e6)}
         for (what, ms), macs in zip(times_ms.items(), costs, strict=True)
     ]
-    words = verdict(times_ms[dynamic], {name: times_ms[f"static, {name}"] for name in static})
-    report(rows, f"rate {RATE}: {words}", program, plan)
+    compared = verdict(times_ms[dynamic], {name: times_ms[f"static, {name}"] for name in static})
+    report(rows, compared, program, plan)
     compiled(image, masks[RATE])
     picture(photograph(image, record), compiled.decisions, program, plan).save(OUTPUT / "skipped.png")
 
 
-def report(rows: Sequence[Mapping[str, object]], words: str, program: Program, plan: Plan) -> None:
-    """Prints the table and writes it as text and JSON; `words` compare the last row with the static ones."""
+def report(rows: Sequence[Mapping[str, object]], compared: str, program: Program, plan: Plan) -> None:
+    """Prints the table and writes it as text and JSON; `compared` is of the last row with the static ones."""
     facts = {
-        "verdict": words,
         "model": program.source["model"],
         "weights": program.source["weights"],
         "paradigm": plan.paradigm,
@@ -106,11 +105,11 @@ def report(rows: Sequence[Mapping[str, object]], words: str, program: Program, p
     }
     lines = [f"{'one image':<36} {'median ms':>10} {'least ms':>10} {'MMACs':>8}"]
     lines += [f"{row['what']:<36} {row['ms']:>10} {row['least_ms']:>10} {row['mmacs']:>8}" for row in rows]
-    lines += ["", *(f"{key}: {value}" for key, value in facts.items())]
+    lines += ["", f"rate {RATE}: {compared}", "", *(f"{key}: {value}" for key, value in facts.items())]
     text = "\n".join(lines)
     print(f"\n{text}")
     (OUTPUT / "table.txt").write_text(text + "\n")
-    (OUTPUT / "table.json").write_text(json.dumps({**facts, "rows": list(rows)}, indent=2) + "\n")
+    (OUTPUT / "table.json").write_text(json.dumps({"verdict": compared, **facts, "rows": list(rows)}, indent=2) + "\n")
 
 
 def photograph(image: Tensor, record: Preprocessing) -> Image.Image:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +16,9 @@ from PIL import Image
 
 import laudc
 from laudc.artifact import read
+from laudc.convert import convert
 from laudc.dynamic_model import DynamicModel
+from laudc.preprocess import Preprocessing
 from laudc.testing import tiny
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -42,13 +46,37 @@ def test_the_example_runs(name: str, tmp_path: Path) -> None:
         assert read(path).kind == ("compiled" if path.name.count(".") > 1 else "converted")
 
 
-def test_the_demo_paints_what_was_computed_and_what_was_skipped() -> None:
+@pytest.fixture
+def demo() -> Any:
     pytest.importorskip("skimage")
     spec = importlib.util.spec_from_file_location("demo", ROOT / "scripts" / "demo.py")
     assert spec is not None
     assert spec.loader is not None
-    demo = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(demo)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_demo_measures_the_static_network_by_laudc_and_gives_no_verdict_on_a_busy_machine(
+    demo: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(demo, "OUTPUT", tmp_path)
+    monkeypatch.setattr(demo, "CALLS", 2)
+    monkeypatch.setattr("os.getloadavg", lambda: (500.0, 0.0, 0.0))
+    Image.new("RGB", (32, 32)).save(tmp_path / "photograph.png")
+    source = {"preprocessing": Preprocessing(size=(32, 32), resize=32).to_json(), "model": "tiny", "weights": "random"}
+    model = convert(tiny(), torch.randn(1, 3, 32, 32), source=source).eval()
+
+    demo.measure(laudc.compile(model), model.plan)
+
+    facts = json.loads((tmp_path / "table.json").read_text())
+    assert facts["verdict"].startswith("no verdict: the machine is busy (load 500.0")
+    assert facts["verdict"] in (tmp_path / "table.txt").read_text()
+    assert facts["rows"][0]["what"] == "static, laudc"
+    assert (tmp_path / "skipped.png").is_file()
+
+
+def test_the_demo_paints_what_was_computed_and_what_was_skipped(demo: Any) -> None:
     model = laudc.transform(tiny(), torch.randn(1, 3, 32, 32))
     assert isinstance(model, DynamicModel)
     model(torch.randn(1, 3, 32, 32))
