@@ -12,6 +12,7 @@ _TINY = 1e-12
 
 def relative_error(found: Tensor, expected: Tensor) -> float:
     """The largest difference over the largest expected magnitude; infinite where a value of either is not finite."""
+    assert found.shape == expected.shape, (found.shape, expected.shape)
     found, expected = found.detach(), expected.detach()
     if not bool(torch.isfinite(found).all()) or not bool(torch.isfinite(expected).all()):
         return math.inf
