@@ -79,7 +79,7 @@ def _fuse(program: Program, node: fx.Node, reader: fx.Node) -> None:
         assert isinstance(before, Activation)
         function, scale = before.spec.function, torch.ones(conv.spec.in_channels)
         shift = torch.zeros_like(scale)
-    fused = conv.replaced(prologue=function)
+    fused = conv.replaced(prologue="affine" if function == "none" else function)
     _set(fused, "scale", scale)
     _set(fused, "shift", shift)
     set_op(program, reader, fused, (node.all_input_nodes[0], *reader.args[1:]))  # type: ignore[arg-type]  # values only
