@@ -35,6 +35,7 @@ from laudc.testing import (
 
 AFFINE = Conv2dSpec(in_channels=4, out_channels=4, groups=4, bias=True)
 CONV = Conv2dSpec(in_channels=4, out_channels=6, kernel=(3, 3), padding=(1, 1, 1, 1), bias=True)
+POINT = Conv2dSpec(in_channels=4, out_channels=6)
 RELU = ActivationSpec(function="relu")
 
 
@@ -89,7 +90,7 @@ def test_a_norm_and_its_activation_become_the_prologue_of_their_reader(golden: C
     same_output(before, after, random_images(2, 4, 5, 6))
 
 
-@pytest.mark.parametrize("activation", ["none", "relu", "silu"])
+@pytest.mark.parametrize("activation", ["none", "relu", "relu6"])
 @pytest.mark.parametrize("groups", [1, 2])
 def test_fusing_a_norm_changes_no_output(activation: str, groups: int) -> None:
     first = Conv2dSpec(in_channels=4, out_channels=4, groups=4, bias=True, activation=activation)
@@ -104,7 +105,7 @@ def test_fusing_a_norm_changes_no_output(activation: str, groups: int) -> None:
     "first", [ActivationSpec(function="sigmoid"), Conv2dSpec(in_channels=4, out_channels=4, groups=4)]
 )
 def test_fusing_an_activation_or_a_scale_changes_no_output(first: Conv2dSpec | ActivationSpec) -> None:
-    before = before_conv(first)
+    before = before_conv(first, POINT)
     after = FusePrologue().run(before)
     assert [op.spec.name for _, op in after.ops()] == ["conv2d"]
     same_output(before, after, random_images(2, 4, 5, 6))
@@ -181,12 +182,25 @@ def test_what_is_not_the_readers_own_affine_map_stays(make: Callable[[Sketch, fx
     assert FusePrologue().run(program) is program
 
 
-def test_of_two_in_a_row_one_stays() -> None:
+@pytest.mark.parametrize("function", ["silu", "gelu", "hardswish", "sigmoid"])
+@pytest.mark.parametrize("normed", [True, False])
+def test_what_is_not_cheap_goes_into_one_tap_and_not_into_several(function: str, normed: bool) -> None:
+    norm = Conv2dSpec(in_channels=4, out_channels=4, groups=4, bias=True, activation=function)
+    first = norm if normed else ActivationSpec(function=function)
+    several, one = before_conv(first), before_conv(first, POINT)
+    assert FusePrologue().run(several) is several
+    after = FusePrologue().run(one)
+    assert prologues(after) == [function]
+    same_output(one, after, random_images(2, 4, 5, 6))
+
+
+def test_of_two_in_a_row_the_convolution_takes_the_nearer_and_the_other_stays() -> None:
     sketch = Sketch()
     relu = sketch.op("relu", RELU, sketch.input(2, 4, 5, 6))
     before = sketch.returns(sketch.op("conv", CONV, sketch.op("norm", AFFINE, relu)))
     after = FusePrologue().run(before)
-    assert prologues(after) == ["relu", None]
+    assert [op.spec.name for _, op in after.ops()] == ["activation", "conv2d"]
+    assert prologues(after) == ["affine"]
     same_output(before, after, random_images(2, 4, 5, 6))
 
 
