@@ -71,11 +71,6 @@ class Conv2dSpec(Spec):
         }
         return tuple(operand for operand, is_there in present.items() if is_there)
 
-    def keeps_whole_groups(self, size: int) -> bool:
-        """Whether dropping `size` adjacent channels at a time drops whole groups, on both sides alike."""
-        width = self.in_channels // self.groups
-        return self.groups == 1 or (self.out_channels == self.in_channels and size % width == 0)
-
     @property
     def taps(self) -> int:
         return self.kernel[0] * self.kernel[1]
