@@ -21,6 +21,8 @@ from laudc.passes.fuse_prologue import FusePrologue
 from laudc.pipeline import lowering, run
 from laudc.program import Program
 from laudc.testing import (
+    Preactivated,
+    PreactivatedNet,
     Sketch,
     change_text,
     conditioned,
@@ -45,25 +47,15 @@ def before_conv(first: Conv2dSpec | ActivationSpec, conv: Conv2dSpec = CONV) -> 
     return sketch.returns(sketch.op("conv", conv, sketch.op("first", first, x)))
 
 
-class Preactivated(nn.Module):
-    """x + the branch of norms, activations and convolutions."""
-
-    def __init__(self, width: int, *kernels: int, groups: int = 1) -> None:
-        super().__init__()
-        parts: list[nn.Module] = []
-        for kernel in kernels:
-            own = groups if kernel > 1 else 1
-            conv = nn.Conv2d(width, width, kernel, padding=kernel // 2, groups=own, bias=False)
-            parts += [nn.BatchNorm2d(width), nn.ReLU(inplace=True), conv]
-        self.branch = nn.Sequential(*parts)
-
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = x + self.branch(x)
-        return out
+def preactivated(*kernels: int, groups: int = 1) -> Preactivated:
+    """A block of 16 channels; only what is wider than 1x1 is grouped."""
+    return Preactivated(
+        *(nn.Conv2d(16, 16, k, padding=k // 2, groups=groups if k > 1 else 1, bias=False) for k in kernels)
+    )
 
 
 def network() -> nn.Module:
-    blocks = (Preactivated(16, 3, 3), Preactivated(16, 1, 3, 1), Preactivated(16, 1, 3, 1, groups=4))
+    blocks = (preactivated(3, 3), preactivated(1, 3, 1), preactivated(1, 3, 1, groups=4))
     head = (nn.BatchNorm2d(16), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10))
     return nn.Sequential(conv_norm(3, 16, 3), *blocks, *head)
 
@@ -142,6 +134,14 @@ def test_a_compiled_preactivated_network_climbs_the_ladder() -> None:
         conditioned(network, size=(32, 32)), random_images(1, 3, 32, 32), paradigm="spatial+channel"
     )
     assert all(rung.passed for rung in climb(laudc.compile(model, "cpu")))
+
+
+def test_the_network_of_the_gpu_ladder_has_every_norm_in_a_prologue() -> None:
+    program = converted(conditioned(PreactivatedNet), random_images(2, 3, 50, 70), paradigm="spatial+channel")
+    assert [block.pattern for block in program.blocks] == ["preactivated-basic"] * 2 + ["preactivated-bottleneck"] * 2
+    lowered, _ = run(program, lowering())
+    assert prologues(lowered).count("relu") == 4  # the norms within a branch are folded
+    same_output(program, lowered, random_images(2, 3, 50, 70), random_masks_like(program, rate=0.5, batch=2))
 
 
 def two_readers(sketch: Sketch, x: fx.Node) -> fx.Node:
