@@ -1,4 +1,7 @@
-"""How far two results are apart: one number, the same wherever results are compared."""
+"""How far two results are apart: one number, the same wherever networks or convolutions are compared.
+
+The small operations, which round each number once, are compared number by number (tests/test_small_kernels.py).
+"""
 
 from __future__ import annotations
 
