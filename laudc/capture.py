@@ -1,7 +1,8 @@
 """From an nn.Module to a Program: trace, give every value a type, put laudc's ops in the place of torch's.
 
 The module is copied first: the user's own is never touched. What laudc has no op for stays a torch node. The
-captured program is run against the module once; if they differ (aliasing tricks, hidden state), capture fails.
+captured program is run against the module once; if they differ (aliasing tricks, hidden state), capture fails. For that
+run alone norms whose scale is zero get another one: behind a zero no difference would show.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ import copy
 import inspect
 import operator
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import cast
 
 import torch
@@ -28,6 +30,7 @@ from laudc.program import Program, retype, types_of
 from laudc.types import DTYPE_BYTES, TensorType
 
 _TOLERANCE = 1e-4
+_SOME_SCALE = 0.2  # with 1, a deep network could overflow
 
 
 def capture(model: nn.Module, example: Tensor, *, source: Mapping[str, str] | None = None) -> Program:
@@ -44,12 +47,11 @@ def capture(model: nn.Module, example: Tensor, *, source: Mapping[str, str] | No
     modes = {name: module.training for name, module in model.named_modules()}
     owned = copy.deepcopy(model).eval()
     graph_module = _trace(owned)
-    with torch.no_grad():
+    with torch.no_grad(), _no_zero_scales(owned):
         expected = _run(owned, example.clone())  # the network may write into what it is given
         _Typer(graph_module).run(example.clone())
-    program = Program(graph=_with_ops(graph_module), source=dict(source or {})).finished()
-    with torch.no_grad():
-        found = program(example.clone())[0]
+        program = Program(graph=_with_ops(graph_module), source=dict(source or {})).finished()
+        found = program(example.clone())[0]  # its weights are those of `owned`
     error = relative_error(found, expected)
     if error > _TOLERANCE:
         raise CaptureError(
@@ -60,6 +62,20 @@ def capture(model: nn.Module, example: Tensor, *, source: Mapping[str, str] | No
     for node, op in program.ops():
         op.train(modes.get(str(node.target), model.training))  # a norm that its user froze stays frozen
     return program
+
+
+@contextmanager
+def _no_zero_scales(model: nn.Module) -> Iterator[None]:
+    """Zeros among the scales of norms are another number for a while; many networks begin with such a branch."""
+    scales = [getattr(module, "weight", None) for module in model.modules() if "Norm" in type(module).__name__]
+    changed = [(scale, scale.clone()) for scale in scales if isinstance(scale, Tensor) and bool((scale == 0).any())]
+    for scale, _ in changed:
+        scale.masked_fill_(scale == 0, _SOME_SCALE)
+    try:
+        yield
+    finally:
+        for scale, before in changed:
+            scale.copy_(before)
 
 
 def _run(model: nn.Module, example: Tensor) -> Tensor:
@@ -94,7 +110,19 @@ def _trace(model: nn.Module) -> fx.GraphModule:
             f"the forward of {type(model).__name__} cannot be traced: {_first_line(error)}",
             "take control flow that depends on values out of forward, or convert the part without it",
         ) from error
+    _refuse_taken_names(graph)
     return fx.GraphModule(model, graph)
+
+
+def _refuse_taken_names(graph: fx.Graph) -> None:
+    """A GraphModule holds what the graph calls beside attributes of its own, such as `graph` and `code`."""
+    own = {*dir(fx.GraphModule), *vars(fx.GraphModule(nn.Module(), fx.Graph()))} - {*dir(nn.Module), *vars(nn.Module())}
+    for node in graph.nodes:
+        name = str(node.target).partition(".")[0]
+        if node.op in ("call_module", "get_attr") and name in own:
+            raise CaptureError(
+                f"the model has a submodule called {name}, a name that torch.fx uses itself", "rename it"
+            )
 
 
 def _refuse_second_input(model: nn.Module) -> None:

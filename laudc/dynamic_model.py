@@ -21,7 +21,8 @@ from laudc.rates import MaskShape, executed_rates, stratified_masks
 class DynamicModel(nn.Module):
     """What `laudc.transform` returns: dense and masked, differentiable, with the parameters of the static network
     under their own names (below `graph.`) and those of the maskers beside them. `load_state_dict` also takes the
-    static network's state, its names as they are; with `strict=False`, since the maskers are missing there.
+    static network's state, its names as they are; with `strict=False`, since the maskers are missing there. What it
+    reports as missing or unexpected has the names of here, `graph.` before them.
 
     Training mode samples straight-through Gumbel decisions at `temperature`; evaluation takes the larger logit. Of
     the last call: `decisions` (0 / 1, float32) and `probabilities` by masker, `rates`, `block_macs()`. With a plan
@@ -125,11 +126,12 @@ class DynamicModel(nn.Module):
 
 
 def _take_static_names(model: nn.Module, state: dict[str, object], prefix: str, *_: object) -> None:
-    """Before a state is loaded: what has the name it had in the static network gets the one it has here."""
+    """Before a state is loaded: what has the name it had in the static network gets the one it has here. A state that
+    holds both keeps its dynamic one, and the static one is unexpected."""
     known = {prefix + name for name in model.state_dict()}
     for name in list(state):
         here = f"{prefix}graph.{name.removeprefix(prefix)}"
-        if name.startswith(prefix) and name not in known and here in known:
+        if name.startswith(prefix) and name not in known and here in known and here not in state:
             state[here] = state.pop(name)
 
 

@@ -15,11 +15,14 @@ from typing import cast
 import torch
 from torch import Tensor, fx
 
+from laudc.channel_lists import refuse_channel_lists
 from laudc.ops._geometry import expand_patches, needed_region
 from laudc.ops.conv2d import Conv2d
 from laudc.ops.mask_channels import MaskChannels
 from laudc.ops.mask_rows import MaskRows
 from laudc.program import Block, Program, block_of, type_of, types_of
+
+_PART_OF_A_CONV = ("batch_norm", "activation", "dropout")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -98,7 +101,7 @@ def _block(
     executed = everything * masker
     convs = [node for node in nodes if isinstance(program.op(node), Conv2d)]
     branch = [node for node in convs if node.name in block.branch]
-    walk = _Walk(program=program, decisions=decisions, everything=everything, branch=tuple(branch))
+    walk = _Walk(program=program, decisions=decisions, everything=everything)
     for node in convs:
         dense_anyway = node not in branch or (fused and node is branch[0])
         share = everything if dense_anyway else walk.share(node)
@@ -114,7 +117,6 @@ class _Walk:
     decisions: Mapping[str, Tensor]
     everything: Tensor
     """Ones, a sample each."""
-    branch: tuple[fx.Node, ...]
 
     def share(self, node: fx.Node) -> Tensor:
         """The share of a convolution's work that is executed, per sample."""
@@ -153,8 +155,8 @@ class _Walk:
         user = next(iter(node.users))
         op = self.program.op(user)
         if isinstance(op, MaskChannels):
-            return self._mask(user).mean(1) if self._lists(op.spec.group) else self.everything
-        passes_on = op is not None and op.spec.name in ("batch_norm", "activation", "dropout")
+            return self._mask(user).mean(1) if self._lists(user) else self.everything
+        passes_on = op is not None and op.spec.name in _PART_OF_A_CONV
         return self.channels_after(user) if passes_on else self.everything
 
     def channels_before(self, node: fx.Node) -> Tensor:
@@ -162,14 +164,22 @@ class _Walk:
         before = node.all_input_nodes[0]
         conv, masked = self.program.op(node), self.program.op(before)
         grouped = isinstance(conv, Conv2d) and conv.spec.groups > 1
-        if grouped or not isinstance(masked, MaskChannels) or not self._lists(masked.spec.group):
+        if grouped or not isinstance(masked, MaskChannels) or not self._lists(before):
             return self.everything
         return self._mask(before).mean(1)
 
-    def _lists(self, group: int) -> bool:
-        """Whether the block's channel masks become lists, or run dense because a grouped convolution forbids it."""
-        convs = [self.program.op(node) for node in self.branch]
-        return all(conv.spec.keeps_whole_groups(group) for conv in convs if isinstance(conv, Conv2d))
+    def _lists(self, masked: fx.Node) -> bool:
+        """Whether the mask of this value becomes a list of channels, or runs dense wherever it is used."""
+        users = masked.all_input_nodes[1].users
+        values = [value for value in users if isinstance(self.program.op(value), MaskChannels)]
+        return refuse_channel_lists(self.program, values, [self._writer(value) for value in values]) is None
+
+    def _writer(self, masked: fx.Node) -> fx.Node:
+        """The convolution that will make this value, its norm and its activation being part of it by then."""
+        value = masked.all_input_nodes[0]
+        while (op := self.program.op(value)) is not None and op.spec.name in _PART_OF_A_CONV:
+            value = value.all_input_nodes[0]
+        return value
 
     def _mask(self, masked: fx.Node) -> Tensor:
         """The decisions a masking node multiplies by."""

@@ -72,9 +72,15 @@ def conv_norm(
     inputs: int, outputs: int, kernel: int = 1, *, stride: int = 1, groups: int = 1, dilation: int = 1
 ) -> nn.Sequential:
     """A convolution that keeps the map lined up, and its norm."""
-    padding = dilation * (kernel // 2)
-    conv = nn.Conv2d(inputs, outputs, kernel, stride, padding, dilation, groups, bias=False)
+    conv = _conv(inputs, outputs, kernel, stride=stride, groups=groups, dilation=dilation)
     return nn.Sequential(conv, nn.BatchNorm2d(outputs))
+
+
+def _conv(
+    inputs: int, outputs: int, kernel: int = 1, *, stride: int = 1, groups: int = 1, dilation: int = 1
+) -> nn.Conv2d:
+    padding = dilation * (kernel // 2)
+    return nn.Conv2d(inputs, outputs, kernel, stride, padding, dilation, groups, bias=False)
 
 
 class Residual(nn.Module):
@@ -118,6 +124,39 @@ class TinyNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         maps = self.stage4(self.stage3(self.stage2(self.stage1(self.stem(x)))))
         out: Tensor = self.head(maps)
+        return out
+
+
+class Preactivated(nn.Module):
+    """x + branch(x); the branch is convolutions with a norm and an activation before each."""
+
+    def __init__(self, *convs: nn.Conv2d) -> None:
+        super().__init__()
+        before = [(nn.BatchNorm2d(conv.in_channels), nn.ReLU(inplace=True), conv) for conv in convs]
+        self.branch = nn.Sequential(*(module for three in before for module in three))
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = x + self.branch(x)
+        return out
+
+
+class PreactivatedNet(nn.Module):
+    """Two basic and two bottleneck blocks with their norms first, as wide as tensor cores want them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 64, 7, 4, 3, bias=False)
+        self.basic = nn.Sequential(*(Preactivated(_conv(64, 64, 3), _conv(64, 64, 3)) for _ in range(2)))
+        self.widen = nn.Conv2d(64, 256, 2, 2, bias=False)
+        self.bottleneck = nn.Sequential(
+            *(Preactivated(_conv(256, 64), _conv(64, 64, 3), _conv(64, 256)) for _ in range(2))
+        )
+        self.norm = nn.BatchNorm2d(256)
+        self.classifier = nn.Linear(256, 1000)
+
+    def forward(self, x: Tensor) -> Tensor:
+        maps = self.bottleneck(self.widen(self.basic(self.stem(x))))
+        out: Tensor = self.classifier(torch.relu(self.norm(maps)).mean((2, 3)))
         return out
 
 

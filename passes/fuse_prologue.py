@@ -6,7 +6,9 @@
     %a = activation(function=f)(%x)
     %c = conv2d(...)(%a)                                    ->   %c = conv2d(prologue=f, ...)(%x)
 
-A norm or an activation with a second reader stays, or it would be computed for each of them.
+A norm or an activation with a second reader stays, or it would be computed for each of them. So does a function that
+is not cheap before a convolution of several taps, since each tap would compute it again. Of a norm behind an activation
+the convolution takes the norm.
 """
 
 from __future__ import annotations
@@ -21,6 +23,8 @@ from laudc.ops.conv2d import Conv2d, Conv2dSpec
 from laudc.passes.base import Pass
 from laudc.program import Program, set_op
 
+_CHEAP = ("none", "relu", "relu6")
+
 
 @dataclass(frozen=True, kw_only=True)
 class FusePrologue(Pass):
@@ -31,7 +35,7 @@ class FusePrologue(Pass):
         if not any(_reader(program, node) for node in program.nodes):
             return program
         clone = program.clone()
-        for node in list(clone.nodes):
+        for node in reversed(list(clone.nodes)):
             reader = _reader(clone, node)
             if reader is not None:
                 _fuse(clone, node, reader)
@@ -47,6 +51,8 @@ def _reader(program: Program, node: fx.Node) -> fx.Node | None:
     if not isinstance(conv, Conv2d) or reader.args.count(node) != 1 or reader.args[0] is not node:
         return None
     spec = conv.spec
+    if spec.taps > 1 and _function(program, node) not in _CHEAP:
+        return None
     taken = spec.prologue is not None or spec.gathered or spec.channels_in > 0 or spec.masker
     return None if taken else reader
 
@@ -69,17 +75,19 @@ def _is_prologue(program: Program, node: fx.Node) -> bool:
     return op.spec == plain
 
 
+def _function(program: Program, node: fx.Node) -> str:
+    """What a norm or an activation ends with."""
+    op = program.op(node)
+    assert isinstance(op, Activation | Conv2d), node
+    return op.spec.function if isinstance(op, Activation) else op.spec.activation
+
+
 def _fuse(program: Program, node: fx.Node, reader: fx.Node) -> None:
-    before, conv = program.op(node), program.op(reader)
+    before, conv, function = program.op(node), program.op(reader), _function(program, node)
     assert isinstance(conv, Conv2d)
-    if isinstance(before, Conv2d):
-        function, scale = before.spec.activation, before.weight.flatten()
-        shift = before.bias if before.spec.bias else torch.zeros_like(scale)
-    else:
-        assert isinstance(before, Activation)
-        function, scale = before.spec.function, torch.ones(conv.spec.in_channels)
-        shift = torch.zeros_like(scale)
-    fused = conv.replaced(prologue=function)
+    scale = before.weight.flatten() if isinstance(before, Conv2d) else torch.ones(conv.spec.in_channels)
+    shift = before.bias if isinstance(before, Conv2d) and before.spec.bias else torch.zeros_like(scale)
+    fused = conv.replaced(prologue="affine" if function == "none" else function)
     _set(fused, "scale", scale)
     _set(fused, "shift", shift)
     set_op(program, reader, fused, (node.all_input_nodes[0], *reader.args[1:]))  # type: ignore[arg-type]  # values only

@@ -24,6 +24,7 @@ from dataclasses import dataclass
 
 from torch import fx
 
+from laudc.channel_lists import mask_group, refuse_channel_lists
 from laudc.ops.channel_list import ChannelList, ChannelListSpec
 from laudc.ops.conv2d import Conv2d, Conv2dSpec
 from laudc.ops.gather import Gather, GatherSpec
@@ -69,20 +70,10 @@ def _list_channels(program: Program, mask: fx.Node, masked: list[fx.Node]) -> st
     """Lower every use of one mask, or none of them and say why."""
     writers = [value.all_input_nodes[0] for value in masked]
     readers = [next(iter(value.users)) for value in masked]
-    for value, writer in zip(masked, writers, strict=True):
-        if len(value.users) != 1 or len(writer.users) != 1:
-            return f"%{value.name} is read more than once"
-    group = _mask_group(program, masked[0])
-    touched = dict.fromkeys([*writers, *readers])
-    for node in touched:
-        conv = program.op(node)
-        if not isinstance(conv, Conv2d):
-            return f"%{node.name} is no convolution"
-        reason = _refuse_groups(conv.spec, group, both=node in writers and node in readers)
-        if reason is not None:
-            return f"%{node.name}: {reason}"
-        if node in readers and conv.spec.prologue is not None:
-            return f"%{node.name} norms or activates what is masked: a dropped channel would be no zero"
+    reason = refuse_channel_lists(program, masked, writers)
+    if reason is not None:
+        return reason
+    group, touched = mask_group(program, masked[0]), dict.fromkeys([*writers, *readers])
     graph = program.graph.graph
     with graph.inserting_before(min(touched)):
         channels = insert_op(
@@ -96,24 +87,6 @@ def _list_channels(program: Program, mask: fx.Node, masked: list[fx.Node]) -> st
         assert isinstance(conv, Conv2d)
         sides = {"channels_out": group if node in writers else 0, "channels_in": group if node in readers else 0}
         set_op(program, node, conv.replaced(**sides), (node.all_input_nodes[0], channels))
-    return None
-
-
-def _mask_group(program: Program, masked: fx.Node) -> int:
-    op = program.op(masked)
-    assert isinstance(op, MaskChannels)
-    return op.spec.group
-
-
-def _refuse_groups(spec: Conv2dSpec, group: int, *, both: bool) -> str | None:
-    """A grouped convolution keeps or drops whole groups, or runs dense on zeros."""
-    if spec.groups == 1:
-        return None
-    width = spec.in_channels // spec.groups
-    if not both:
-        return "a grouped convolution at the edge of the masked width"
-    if spec.out_channels != spec.in_channels or group % width:
-        return f"{group} channels a decision are not whole groups of {width}"
     return None
 
 

@@ -18,6 +18,7 @@ from tvm.ir import IRModule
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T
 
+from laudc.ops._pointwise import after_affine
 from laudc.ops.conv2d import Conv2dSpec
 from laudc.schedules._cpu_arguments import ALIGN
 from laudc.schedules._cpu_vectors import branch, each_piece, on_stack, opaque, ramp, vector, zeros
@@ -59,13 +60,13 @@ class _Kernel:
 
     def taken_x(self, pixel: Expr, channel: Expr | int, width: int) -> Expr:
         """Neighbouring channels of a pixel, through the prologue."""
-        value, function = self.x.vload([pixel, channel], vector(width)), self.spec.prologue
-        if function is None:
+        value, prologue = self.x.vload([pixel, channel], vector(width)), self.spec.prologue
+        if prologue is None:
             return value
         scale, shift = (self.prologue.vload([i, channel], vector(width)) for i in range(2))
         taken = on_stack(width)
         T.buffer_store(taken, value * scale + shift, [ramp(0, width)])
-        _activate(taken, function)
+        _activate(taken, after_affine(prologue))
         return taken.vload([0], vector(width))
 
     def taken_weight(self, tap: Expr | int, channel: Expr, width: int) -> Expr:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from tvm.tirx.script import builder as T
 
+from laudc.ops._pointwise import after_affine
 from laudc.schedules._cpu_arguments import Arguments
 from laudc.schedules._cpu_plan import Plan
 from laudc.schedules._cpu_vectors import all_of, branch, each_piece, ramp, vector, zeros
@@ -130,7 +131,7 @@ class _Row:
     def _copy(self, to: Expr | int, pixel: Expr, first: Expr | int, count: Expr | int) -> None:
         """A run of x, which may go on into the pixels after."""
 
-        x, function = self.a.x, self.plan.spec.prologue
+        x, prologue = self.a.x, self.plan.spec.prologue
 
         def move(offset: Expr | int, width: int) -> None:
             value = x.vload([pixel, first + offset], vector(width))
@@ -145,7 +146,9 @@ class _Row:
 
             return put
 
-        each_piece(self.plan.lanes, count, move if function is None else put_through(function), twice=True)
+        each_piece(
+            self.plan.lanes, count, move if prologue is None else put_through(after_affine(prologue)), twice=True
+        )
 
     def _clear(self, to: Expr | int, count: Expr | int) -> None:
         def clear(offset: Expr | int, width: int) -> None:

@@ -31,6 +31,7 @@ from laudc.schedules._cuda_rows import (
 )
 from laudc.schedules._cuda_tiles import STEP, TensorTile
 from laudc.schedules._cuda_tir import arguments_of, flat, module_of, run_of
+from laudc.schedules._cuda_warps import WarpShare
 from laudc.schedules._pointwise import pointwise
 
 _UNIFORM = "__device__ __forceinline__ int warp_uniform(int v) { return __shfl_sync(0xffffffff, v, 0, 32); }\n"
@@ -51,17 +52,9 @@ def tensor_core_module(p: Problem, tile: TensorTile) -> IRModule:
     padded = column_tiles * bn
     columns = p.columns
     added, residual_early = p.residual != "none", tile.early == 1
-
-    # What one warp owns: `tall` blocks of 16 rows, `wide` columns, `apart` rows between its blocks.
-    warps_n = tile.warpgroups * 4 // tile.warps_m
-    tall = bm // (64 * tile.warpgroups) if core == "wgmma" else bm // tile.warps_m // 16
-    wide = bn if core == "wgmma" else bn // warps_n
-    apart = 64 if core == "wgmma" else 16
-    own_sums = wide // 2
-    sums = own_sums + tile.extra // 2
-    line_chunks = wide // 8
-    lines_at_once = 32 // line_chunks
-    lines = 16 // lines_at_once
+    share = WarpShare(tile=tile)
+    tall, wide, apart, own_sums, sums = share.tall, share.wide, share.apart, share.own_sums, share.sums
+    line_chunks, lines_at_once, lines = share.line_chunks, share.lines_at_once, share.lines
     assert all(size % pass_rows == 0 for size in (bm, bn)), tile
     assert min(ahead, tall, lines) >= 1, tile
     assert wide % 16 == 0, tile
@@ -72,14 +65,6 @@ def tensor_core_module(p: Problem, tile: TensorTile) -> IRModule:
     ldmatrix_half = "ldmatrix.sync.aligned.m8n8.x2.shared.b16"
     ldmatrix, stmatrix = "ldmatrix.sync.aligned.m8n8.x4.shared.b16", "stmatrix.sync.aligned.m8n8.x4.shared.b16"
     div, mod, xor = T.truncdiv, T.truncmod, T.bitwise_xor
-
-    def first_row(warp):
-        if core == "wgmma":
-            return div(warp, 4) * (tall * 64) + mod(warp, 4) * 16
-        return mod(warp, tile.warps_m) * (tall * 16)
-
-    def first_column(warp):
-        return 0 if core == "wgmma" else div(warp, tile.warps_m) * wide
 
     wait_and_change = wait_and_apply(p, x_loads, pass_rows, ahead - 1)
     weight_rows = padded + tile.extra
@@ -151,8 +136,8 @@ def tensor_core_module(p: Problem, tile: TensorTile) -> IRModule:
             lane: T.let = mod(thread, 32)
             # One shuffle tells the compiler that all lanes agree, so that descriptors live in uniform registers.
             warp: T.let = T.cuda.func_call("warp_uniform", div(thread, 32), source_code=_UNIFORM, return_type="int32")
-            my_row: T.let = first_row(warp)
-            my_column: T.let = first_column(warp)
+            my_row: T.let = share.first_row(warp)
+            my_column: T.let = share.first_column(warp)
             load_step[0] = 0
             load_stage[0] = 0
             load_tap[0] = 0

@@ -11,6 +11,7 @@ from tvm import tirx
 from tvm.ir import IRModule
 from tvm.script import tirx as T
 
+from laudc.ops._pointwise import after_affine
 from laudc.schedules._cuda_problem import Problem
 from laudc.schedules._pointwise import pointwise
 
@@ -91,7 +92,7 @@ def module_of(p: Problem, function: tirx.PrimFunc) -> IRModule:
 def through_prologue(p: Problem, value: Number, scale: Number, shift: Number) -> tirx.Expr:
     """What the weights meet in place of a value of x; all float32."""
     assert p.prologue is not None, p
-    return pointwise(p.prologue, value * scale + shift, "cuda")
+    return pointwise(after_affine(p.prologue), value * scale + shift, "cuda")
 
 
 def all_of(*conditions: tirx.Expr | bool) -> tirx.Expr | bool:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from laudc.ops._pointwise import POINTWISE
+from laudc.ops._pointwise import PROLOGUES
 from laudc.ops.conv2d import Conv2dSpec
 
 
@@ -15,8 +15,8 @@ def refuse_prologue(spec: Conv2dSpec) -> str | None:
     """Why what this convolution reads cannot go through its prologue, or None."""
     if spec.prologue is None:
         return None
-    if spec.prologue not in POINTWISE:
-        return f"no kernel knows the pointwise function {spec.prologue!r}"
+    if spec.prologue not in PROLOGUES:
+        return f"no kernel knows the prologue {spec.prologue!r}"
     if spec.gathered:
         return "a prologue would make other numbers of the zeros that gather put outside the image"
     if spec.channels_in:

@@ -15,9 +15,15 @@ from collections import defaultdict
 from pathlib import Path
 
 import laudc
+from laudc.models import open_model
 from laudc.targets import TARGETS
 
-CASES = [("resnet50", "spatial")]
+CASES = [
+    ("resnet50", "spatial"),
+    ("resnet50", "layer"),
+    ("resnet50", "channel"),
+    ("timm/resnetv2_50", "spatial"),
+]
 
 
 def main() -> None:
@@ -25,13 +31,9 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, default=Path("docs/benchmarks/kernels"))
     parser.add_argument("--every-dtype", action="store_true", help="not only the default of each target")
     options = parser.parse_args()
-    import torch
-    import torchvision
-
     rows = []
     for network, paradigm in CASES:
-        torch.manual_seed(0)
-        dynamic = laudc.transform(torchvision.models.get_model(network, weights=None), paradigm=paradigm)
+        dynamic = laudc.transform(open_model(network, seed=0, pretrained=False).module, paradigm=paradigm)
         for name, target in TARGETS.items():
             if target.kind != "cuda":
                 continue

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import laudc
 from laudc.ladder import climb
+from laudc.testing import PreactivatedNet
 
 CASES = [
     # network, paradigm, data type, batch, size
@@ -28,7 +29,11 @@ CASES = [
     ("resnet50", "spatial", "float32", 2, (224, 224)),
     ("resnext50_32x4d", "spatial+channel", "float16", 2, (224, 224)),
     ("resnet101", "layer", "float16", 8, (224, 224)),
+    ("preactivated", "spatial", "float16", 4, (224, 224)),
+    ("preactivated", "spatial+channel", "float32", 2, (200, 232)),
 ]
+OWN = {"preactivated": PreactivatedNet}
+"""Those that torchvision has not."""
 
 
 def table(target: str, rows: list[dict[str, object]]) -> str:
@@ -75,8 +80,8 @@ def main() -> None:
         import torch
 
         torch.manual_seed(0)
-        model = torchvision.models.get_model(network, weights=None).eval()
-        dynamic = laudc.transform(model, torch.randn(1, 3, *size), paradigm=paradigm)
+        model = OWN[network]() if network in OWN else torchvision.models.get_model(network, weights=None)
+        dynamic = laudc.transform(model.eval(), torch.randn(1, 3, *size), paradigm=paradigm)
         condition_random(dynamic.program)
         start = time.perf_counter()
         compiled = laudc.compile(dynamic.eval(), options.target, batch, dtype=dtype)

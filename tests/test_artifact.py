@@ -187,6 +187,16 @@ def test_a_file_that_does_not_say_what_is_frozen_is_all_trainable(converted_file
     assert all(parameter.requires_grad for parameter in read_converted(converted_file).dynamic().parameters())
 
 
+@pytest.mark.parametrize("frozen", [["nonsense.weight"], "abc", [5], [["stem.0.0.weight"]], {"a": 1}, None])
+def test_a_file_that_freezes_what_is_no_parameter_is_refused(converted_file: Path, frozen: object) -> None:
+    manifest, members = read_archive(converted_file)
+    graph = json.loads(members["graph.json"]) | {"frozen": frozen}
+    del manifest["hashes"]
+    write_archive(converted_file, manifest, members | {"graph.json": json.dumps(graph).encode()})
+    with pytest.raises(ArtifactError, match=r"the graph in the file does not hold \(.*\); make the file again"):
+        read_converted(converted_file).dynamic()
+
+
 @pytest.mark.parametrize("where", ["name", "input", "target", "key"])
 def test_names_in_a_graph_cannot_become_code(converted_file: Path, tmp_path: Path, where: str) -> None:
     """fx writes the names of a graph into Python that it executes: they must be nothing but names."""

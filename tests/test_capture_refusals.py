@@ -100,6 +100,34 @@ def test_more_than_one_result_is_refused(make: type[TinyNet], what: str) -> None
     one_line(error)
 
 
+@pytest.mark.parametrize("name", ["graph", "code", "meta", "recompile", "shape_env"])
+@pytest.mark.parametrize("inside", [True, False])
+def test_a_submodule_with_a_name_of_torch_fx_is_refused(name: str, inside: bool) -> None:
+    class Named(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            conv = nn.Conv2d(3, 3, 1)
+            self.add_module(name, nn.Sequential(conv) if inside else conv)
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = getattr(self, name)(x) + x
+            return out
+
+    with pytest.raises(CaptureError, match=f"has a submodule called {name}, .*; rename it") as error:
+        capture(Named(), EXAMPLE)
+    one_line(error)
+
+
+def test_deeper_inside_and_where_it_is_not_called_such_a_name_is_no_trouble() -> None:
+    class Named(TinyNet):
+        def __init__(self) -> None:
+            super().__init__()
+            self.meta = nn.Linear(1, 1)
+            self.stem.add_module("graph", nn.Conv2d(16, 16, 1))
+
+    capture(conditioned(Named, size=(16, 16)), EXAMPLE)
+
+
 class ReadsUnderItsOldName(TinyNet):
     """`normed` changes under the hands of F.relu: torch adds the activated map, the traced text says otherwise."""
 
@@ -124,6 +152,37 @@ def test_an_aliasing_trick_is_refused(make: type[TinyNet]) -> None:
     with pytest.raises(CaptureError, match="the traced network differs from the module") as error:
         capture(conditioned(make, size=(16, 16)), EXAMPLE)
     assert "changed in place" in one_line(error)
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.0])
+def test_a_trick_behind_a_norm_is_found_whatever_its_scale(scale: float) -> None:
+    class Clamps(TinyNet):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.norm = nn.Conv2d(16, 16, 3, padding=1), nn.BatchNorm2d(16)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.stem(x)
+            y = self.conv(x)
+            y.clamp_(-0.05, 0.05)
+            out: Tensor = x + self.norm(y)
+            return out
+
+    model = conditioned(Clamps, size=(16, 16))
+    nn.init.constant_(model.norm.weight, scale)
+    with pytest.raises(CaptureError, match="the traced network differs from the module"):
+        capture(model, EXAMPLE)
+
+
+def test_scales_of_zero_are_zero_again_after_the_comparison() -> None:
+    model = conditioned(TinyNet, size=(16, 16))
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.zeros_(module.weight[::2])
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    found = capture(model, EXAMPLE).graph.state_dict()
+    assert all(torch.equal(found[name], value) for name, value in before.items())
+    assert all(torch.equal(model.state_dict()[name], value) for name, value in before.items())
 
 
 def test_a_network_that_overflows_is_refused() -> None:

@@ -22,3 +22,8 @@ def test_the_largest_difference_counts_over_the_largest_expected_magnitude() -> 
 def test_a_value_that_is_not_finite_is_infinitely_far_from_everything(value: float) -> None:
     bad, good = torch.tensor([1.0, value]), torch.ones(2)
     assert relative_error(bad, good) == relative_error(good, bad) == relative_error(bad, bad) == math.inf
+
+
+def test_shapes_that_differ_are_our_own_mistake() -> None:
+    with pytest.raises(AssertionError, match="4, 1"):
+        relative_error(torch.ones(4, 1), torch.ones(4))

@@ -363,6 +363,7 @@ def test_every_activation_ends_a_convolution(activation: str) -> None:
         ({"groups": 2, "channels_out": 8}, "whole groups"),
         ({"activation": "mish"}, "'mish'"),
         ({"prologue": "mish"}, "'mish'"),
+        ({"prologue": "none"}, "'none'"),
         ({"prologue": "relu", "gathered": True, "rows": True}, "outside the image"),
         ({"prologue": "relu", "channels_in": 8}, "dropped channels"),
         ({"prologue": "relu", "masker": True}, "as it is"),

@@ -5,8 +5,12 @@ from __future__ import annotations
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+
+from laudc.ops.conv2d import Conv2d, Conv2dSpec
 
 sys.path.insert(0, str(Path(__file__).parent))
 from test_conv_cpu import SCHEDULE, Case, check, conv, depthwise
@@ -19,7 +23,7 @@ CASES = {
 }  # fmt: skip
 MORE = {
     "prologue, 1x1": conv(in_channels=64, out_channels=33, bias=True, prologue="relu"),
-    "prologue, affine alone": conv(in_channels=17, out_channels=16, prologue="none", padding=(1, 0, 2, 1)),
+    "prologue, affine alone": conv(in_channels=17, out_channels=16, prologue="affine", padding=(1, 0, 2, 1)),
     "prologue, 3x3": conv(in_channels=20, out_channels=32, kernel=(3, 3), padding=(1, 1, 1, 1), prologue="silu"),
     "prologue, strided": conv(in_channels=24, out_channels=16, stride=(2, 2), prologue="relu6", activation="relu"),
     "prologue, few pixels": conv(in_channels=70, out_channels=40, size=(3, 2), residual="dense", prologue="gelu"),
@@ -49,7 +53,7 @@ MORE = {
     ),
     "prologue, depthwise": depthwise(33, 3, bias=True, prologue="relu", activation="relu6"),
     "prologue, depthwise, strided": depthwise(16, 5, stride=2, prologue="silu", residual="dense"),
-    "prologue, depthwise, rows": depthwise(21, 3, rows=True, residual="in_place", prologue="none"),
+    "prologue, depthwise, rows": depthwise(21, 3, rows=True, residual="in_place", prologue="affine"),
     "gain, 1x1": conv(in_channels=32, out_channels=33, bias=True, gain=True, activation="silu"),
     "gain, dense residual": conv(in_channels=24, out_channels=40, gain=True, residual="dense", activation="relu"),
     "gain, few pixels": conv(in_channels=70, out_channels=40, size=(3, 2), residual="dense", gain=True, bias=True),
@@ -95,3 +99,10 @@ def test_what_is_read_goes_through_the_prologue_and_sums_are_multiplied_by_their
 @pytest.mark.parametrize("case", MORE.values(), ids=MORE)
 def test_a_prologue_and_a_gain_work_with_everything_else(case: Case) -> None:
     check(case)
+
+
+@pytest.mark.parametrize("fields", [{"gain": True, "masker": True}, {"prologue": "none"}, {"prologue": "mish"}])
+def test_the_reference_computes_nothing_that_means_nothing(fields: dict[str, Any]) -> None:
+    op = Conv2d.empty(Conv2dSpec(in_channels=2, out_channels=2, **fields))
+    with pytest.raises(AssertionError):
+        op(*torch.ones(len(op.spec.operands), 1, 2, 3, 3))

@@ -222,7 +222,8 @@ def test_a_grouped_network_compiles_with_its_gathers_before_the_convolutions(tar
             "channel lists of a grouped convolution must name whole groups, the same on both sides",
         ),
         ({"activation": "mish"}, "no kernel knows the pointwise function 'mish'"),
-        ({"prologue": "mish"}, "no kernel knows the pointwise function 'mish'"),
+        ({"prologue": "mish"}, "no kernel knows the prologue 'mish'"),
+        ({"prologue": "none"}, "no kernel knows the prologue 'none'"),
         ({"gain": True, "masker": True}, "a masker's column goes with a plain convolution only"),
         ({"prologue": "relu", "masker": True}, "a masker reads x as it is, not through a prologue"),
         (

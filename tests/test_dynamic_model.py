@@ -139,6 +139,15 @@ def test_a_state_of_its_own_is_taken_whole_also_inside_another_module() -> None:
     assert torch.equal(around.state_dict()["0.graph.head.3.weight"], static["0.head.3.weight"])
 
 
+def test_a_static_name_beside_its_dynamic_one_is_unexpected() -> None:
+    model = laudc.transform(conditioned(TinyNet), IMAGE)
+    state = model.state_dict()
+    name = "stem.0.0.weight"
+    found = model.load_state_dict(state | {name: torch.zeros_like(state[f"graph.{name}"])}, strict=False)
+    assert found.unexpected_keys == [name]
+    assert float(model.state_dict()[f"graph.{name}"].abs().max()) > 0
+
+
 def test_parameters_that_their_user_froze_stay_frozen(tmp_path: Path) -> None:
     network = conditioned(TinyNet)
     frozen = {name for name, parameter in network.named_parameters() if name.startswith(("stem", "stage1"))}

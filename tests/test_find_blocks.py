@@ -20,22 +20,29 @@ from laudc.testing import Residual, TinyNet, conv_norm, random_images, tiny
 
 THREE_FOUR_SIX_THREE = [*["layer1"] * 3, *["layer2"] * 4, *["layer3"] * 6, *["layer4"] * 3]
 NO_PATTERN = "no pattern: basic, bottleneck, preactivated-basic, preactivated-bottleneck"
-FAST = {"resnet18", "timm_resnet26d"}
-NETWORKS: dict[str, tuple[Callable[[], nn.Module], str, list[int], list[int]]] = {
-    # how it is made, its pattern, blocks a stage, strides of the first block of each stage
-    "resnet18": (lambda: models.resnet18(weights=None), "basic", [2, 2, 2, 2], [1, 2, 2, 2]),
-    "resnet34": (lambda: models.resnet34(weights=None), "basic", [3, 4, 6, 3], [1, 2, 2, 2]),
-    "resnet50": (lambda: models.resnet50(weights=None), "bottleneck", [3, 4, 6, 3], [1, 2, 2, 2]),
-    "resnext50": (lambda: models.resnext50_32x4d(weights=None), "bottleneck", [3, 4, 6, 3], [1, 2, 2, 2]),
-    "wide_resnet50": (lambda: models.wide_resnet50_2(weights=None), "bottleneck", [3, 4, 6, 3], [1, 2, 2, 2]),
+FAST = {"resnet18", "timm_resnet26d", "mobilenet_v2", "timm_resnetv2_50"}
+NETWORKS: dict[str, tuple[Callable[[], nn.Module], set[str], list[int], list[int]]] = {
+    # how it is made, its patterns, blocks a stage, strides of the first block of each stage
+    "resnet18": (lambda: models.resnet18(weights=None), {"basic"}, [2, 2, 2, 2], [1, 2, 2, 2]),
+    "resnet34": (lambda: models.resnet34(weights=None), {"basic"}, [3, 4, 6, 3], [1, 2, 2, 2]),
+    "resnet50": (lambda: models.resnet50(weights=None), {"bottleneck"}, [3, 4, 6, 3], [1, 2, 2, 2]),
+    "resnext50": (lambda: models.resnext50_32x4d(weights=None), {"bottleneck"}, [3, 4, 6, 3], [1, 2, 2, 2]),
+    "wide_resnet50": (lambda: models.wide_resnet50_2(weights=None), {"bottleneck"}, [3, 4, 6, 3], [1, 2, 2, 2]),
     "dilated": (
         lambda: models.resnet50(weights=None, replace_stride_with_dilation=[False, True, True]),
-        "bottleneck",
+        {"bottleneck"},
         [3, 4, 6, 3],
         [1, 2, 1, 1],
     ),
-    "timm_resnet26d": (lambda: timm.create_model("resnet26d"), "bottleneck", [2, 2, 2, 2], [1, 2, 2, 2]),
-    "timm_regnetx": (lambda: timm.create_model("regnetx_002"), "bottleneck", [1, 1, 4, 7], [2, 2, 2, 2]),
+    "timm_resnet26d": (lambda: timm.create_model("resnet26d"), {"bottleneck"}, [2, 2, 2, 2], [1, 2, 2, 2]),
+    "timm_regnetx": (lambda: timm.create_model("regnetx_002"), {"bottleneck"}, [1, 1, 4, 7], [2, 2, 2, 2]),
+    "mobilenet_v2": (lambda: models.mobilenet_v2(weights=None), {"bottleneck"}, [1, 2, 3, 2, 2], [1, 1, 1, 1, 1]),
+    "timm_resnetv2_50": (
+        lambda: timm.create_model("resnetv2_50"),
+        {"preactivated-bottleneck", "bottleneck"},  # what the first of a stage activates, its projection reads too
+        [3, 4, 6, 3],
+        [1, 2, 2, 2],
+    ),
 }
 
 
@@ -73,11 +80,11 @@ def only_reason(program: Program) -> str:
     "name", [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in NETWORKS]
 )
 def test_every_block_of_a_known_network_is_found(name: str) -> None:
-    _, pattern, blocks_a_stage, first_strides = NETWORKS[name]
+    _, patterns, blocks_a_stage, first_strides = NETWORKS[name]
     program = found(name)
     blocks = program.blocks
     assert program.refusals == ()
-    assert {block.pattern for block in blocks} == {pattern}
+    assert {block.pattern for block in blocks} == patterns
     assert list(Counter(block.stage for block in blocks).values()) == blocks_a_stage
     assert [block.stage for block in blocks] == sorted(block.stage for block in blocks)
     firsts = [next(block for block in blocks if block.stage == stage) for stage in range(len(blocks_a_stage))]

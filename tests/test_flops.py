@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 
 import laudc
 from laudc.dynamic_model import DynamicModel, mask_shapes
 from laudc.flops import block_macs, static_macs
 from laudc.ops.conv2d import Conv2d
 from laudc.rates import stratified_masks
-from laudc.testing import TinyNet, conditioned, random_images, random_masks_like
+from laudc.testing import TinyNet, conditioned, conv_norm, random_images, random_masks_like
 
 IMAGE = random_images(1, 3, 37, 45)
 
@@ -125,6 +126,41 @@ def test_channel_masks_that_run_dense_count_in_full() -> None:
     masks = random_masks_like(model.program, rate=0.0, batch=1)
     for block in block_macs(model.program, masks):
         if block.name in dense:
+            assert float(block.executed) == pytest.approx(block.dense + block.masker)
+
+
+class OneBlock(nn.Module):
+    """A stem, and x + branch(x)."""
+
+    def __init__(self, *branch: nn.Module) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(conv_norm(3, 16), nn.ReLU())
+        self.branch = nn.Sequential(*branch)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x)
+        out: torch.Tensor = x + self.branch(x)
+        return out
+
+
+NORM_BEHIND = (nn.Conv2d(16, 16, 1), nn.ReLU(), nn.BatchNorm2d(16), nn.Conv2d(16, 16, 3, padding=1))
+GROUPED_EDGE = (conv_norm(16, 16, groups=4), nn.ReLU(), nn.Conv2d(16, 16, 3, padding=1))
+USUAL = (conv_norm(16, 16), nn.ReLU(), nn.Conv2d(16, 16, 3, padding=1))
+
+
+@pytest.mark.parametrize(("branch", "listed"), [(NORM_BEHIND, False), (GROUPED_EDGE, False), (USUAL, True)])
+def test_channels_count_as_skipped_only_where_they_are_listed(branch: tuple[nn.Module, ...], listed: bool) -> None:
+    from laudc import pipeline
+
+    model = laudc.transform(
+        conditioned(lambda: OneBlock(*branch)), random_images(1, 3, 9, 9), paradigm="channel"
+    ).eval()
+    assert (pipeline.run(model.program, pipeline.lowering())[0].refusals == ()) == listed
+    for rate in (0.5, 0.0):
+        masks = stratified_masks(mask_shapes(model.program, model.plan), batch=1, rate=rate, seed=0)
+        (block,) = block_macs(model.program, masks)
+        assert (float(block.executed) < block.dense) == listed
+        if not listed:
             assert float(block.executed) == pytest.approx(block.dense + block.masker)
 
 

@@ -28,6 +28,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "wide_resnet50": lambda: models.wide_resnet50_2(weights=None),
     "dilated_resnet50": lambda: models.resnet50(weights=None, replace_stride_with_dilation=[False, True, True]),
     "timm_resnet26d": lambda: timm.create_model("resnet26d"),
+    "timm_resnetv2_50": lambda: timm.create_model("resnetv2_50"),
     "hand_written": TinyNet,
 }
 ONLY_LOWERED = {"dilated_resnet50", "timm_resnet26d"}  # their kernels are those of the others, at other sizes

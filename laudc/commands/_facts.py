@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 UNTRAINED = "maskers untrained: everything runs"
 RANDOM_MASKS = "random masks"
+_NO_MORE_RANDOM = "changed since they were random"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -83,13 +84,22 @@ def block_table(title: str, facts: Sequence[BlockFacts]) -> None:
 
 def masker_digest(program: Program) -> str:
     """sha256 of the maskers' weights: training moves it."""
+    return _digest(program, maskers=True)
+
+
+def static_digest(program: Program) -> str:
+    """sha256 of all other weights, and of what the norms keep: training moves it, and so does loading others."""
+    return _digest(program, maskers=False)
+
+
+def _digest(program: Program, *, maskers: bool) -> str:
     from laudc.ops._masker import Masker
 
     digest = hashlib.sha256()
     for node, op in program.ops():
-        if isinstance(op, Masker):
+        if isinstance(op, Masker) == maskers:
             digest.update(node.name.encode())
-            for name in op.spec.weights():
+            for name in (*op.spec.weights(), *op.spec.buffers()):
                 digest.update(getattr(op, name).detach().cpu().numpy().tobytes())
     return digest.hexdigest()
 
@@ -102,12 +112,17 @@ def masker_state(program: Program) -> str:
     return "untrained" if made == masker_digest(program) else "trained"
 
 
-def weights_words(source: Mapping[str, str]) -> str:
+def weights_name(program: Program) -> str:
+    """What the source calls the weights, unless they were random and are others now."""
+    used, made = program.source.get("weights", "unknown"), program.source.get("weights_as_made")
+    return used if made is None or made == static_digest(program) else _NO_MORE_RANDOM
+
+
+def weights_words(program: Program) -> str:
     """`weights: ...`, in words."""
-    used = source.get("weights", "unknown")
-    return {"random": "random", "own": "as its own file makes them", "unknown": "unknown"}.get(
-        used, f"pretrained, {used}"
-    )
+    used = weights_name(program)
+    in_words = {name: name for name in ("random", "unknown", _NO_MORE_RANDOM)} | {"own": "as its own file makes them"}
+    return in_words.get(used, f"pretrained, {used}")
 
 
 def class_names(source: Mapping[str, str]) -> list[str]:

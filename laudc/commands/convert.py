@@ -17,6 +17,7 @@ from laudc.commands._facts import (
     block_facts,
     block_table,
     masker_digest,
+    static_digest,
     weights_words,
 )
 from laudc.errors import CaptureError
@@ -98,9 +99,10 @@ def _convert(
                 f"{model} holds what laudc has no operation for: {kinds}",
                 "convert a network without it, or add a file to laudc/ops/",
             )
+        made = {"maskers_as_made": masker_digest(dynamic.program)}
         if named.source["weights"] == RANDOM:
             condition_random(dynamic.program)
-        made = {"maskers_as_made": masker_digest(dynamic.program)}
+            made["weights_as_made"] = static_digest(dynamic.program)
         dynamic.program = replace(dynamic.program, source={**dynamic.program.source, **made})
         if not dry_run:
             now(f"writing {path}")
@@ -167,7 +169,7 @@ def _print(dynamic: DynamicModel, facts: list[BlockFacts], refusals: Sequence[Re
     height, width = example_shape(program)[2:]
     mmacs = dynamic.static_macs() / 1e6
     click.echo(f"{mmacs:.0f} MMACs an image of {height}x{width}, {share:.0f}% of them in blocks that can skip")
-    click.echo(f"weights: {weights_words(program.source)}")
+    click.echo(f"weights: {weights_words(program)}")
     if plan.keep_first:
         click.echo("random masks leave the first block of each stage on")
     click.echo(UNTRAINED if plan.rate is None else f"{RANDOM_MASKS} at rate {plan.rate:g} stand in for the maskers")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from laudc.commands import _options
-from laudc.commands._facts import block_facts, block_table, masker_state, op_change_words, weights_words
+from laudc.commands._facts import block_facts, block_table, masker_state, op_change_words, weights_name, weights_words
 from laudc.errors import ArtifactError, InputError, UnknownName
 
 if TYPE_CHECKING:
@@ -67,6 +67,7 @@ def _facts(found: LaudFile, program: Program, plan: Plan | None) -> dict[str, An
         "bytes": found.path.stat().st_size,
         **{key: value for key, value in found.manifest.items() if key != "plan"},
         "source": dict(program.source),
+        "weights": weights_name(program),
         "maskers": masker_state(program),
         "plan": None if plan is None else plan.to_json(),
         "blocks": [asdict(one) for one in block_facts(program, plan)],
@@ -100,7 +101,7 @@ def _head(found: LaudFile, program: Program, plan: Plan | None) -> list[tuple[st
     manifest, source = found.manifest, program.source
     lines = [
         ("model", f"{source.get('model', 'unknown')} ({source.get('library', 'library unknown')})"),
-        ("weights", weights_words(source)),
+        ("weights", weights_words(program)),
         ("images", _images_words(program)),
         ("maskers", masker_state(program)),
         ("made by", ", ".join(f"{name} {number}" for name, number in manifest["versions"].items())),

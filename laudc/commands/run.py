@@ -11,7 +11,7 @@ import click
 
 from laudc.commands import _options
 from laudc.commands._cache import warn_of_cache
-from laudc.commands._facts import RANDOM_MASKS, UNTRAINED, class_names, masker_state, refuse_device
+from laudc.commands._facts import RANDOM_MASKS, UNTRAINED, class_names, masker_state, refuse_device, weights_name
 from laudc.errors import ArtifactError, InputError
 
 if TYPE_CHECKING:
@@ -145,7 +145,7 @@ def _facts(
     return {
         "file": str(artifact),
         "runs_on": f"kernels for {compiled.target.name}" if compiled else "torch, dense and masked",
-        "weights": program.source.get("weights", "unknown"),
+        "weights": weights_name(program),
         "masks": "none" if plan is None else RANDOM_MASKS if nominal is not None else "the maskers'",
         "maskers": masker_state(program),
         "nominal_rate": nominal,

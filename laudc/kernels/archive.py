@@ -28,6 +28,7 @@ _MEMBER = re.compile(
     r"(manifest\.json|graph\.json|weights\.safetensors|lowered\.txt|kernels/[A-Za-z0-9_]+\.(cu|py|so|cubin))"
 )
 _MOST_BYTES = 8 * 2**30
+_UNFINISHED = ".laud-"  # not the file's own name and more: that may be as long as a name can be
 _AGAIN = "make it again, or copy it again from where it came"
 
 
@@ -41,15 +42,10 @@ def refuse_unwritable(path: Path, force: bool) -> None:
         if not path.parent.is_dir():
             raise StorageError(f"there is no folder {path.parent}", "make it first")
         # permissions do not tell: root may write anywhere, yet not to /proc or a read-only disk
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=_unfinished(path)):
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=_UNFINISHED):
             pass
     except OSError as error:
         raise storage_error(path, error) from error
-
-
-def _unfinished(path: Path) -> str:
-    """How the name of a file begins that will take the place of `path`."""
-    return f".{path.name}."
 
 
 def write_archive(path: Path, manifest: Mapping[str, Any], members: Mapping[str, bytes]) -> None:
@@ -57,7 +53,7 @@ def write_archive(path: Path, manifest: Mapping[str, Any], members: Mapping[str,
     hashes = {name: hashlib.sha256(content).hexdigest() for name, content in sorted(members.items())}
     head = json.dumps({"format": FORMAT, **manifest, "hashes": hashes}, indent=1).encode()
     try:
-        handle, unfinished = tempfile.mkstemp(dir=path.parent, prefix=_unfinished(path))
+        handle, unfinished = tempfile.mkstemp(dir=path.parent, prefix=_UNFINISHED)
         try:
             with os.fdopen(handle, "wb") as file:
                 with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:

@@ -121,11 +121,17 @@ def _path(value: object) -> str:
     return value
 
 
+def _list(value: object) -> list[object]:
+    if not isinstance(value, list):
+        raise TypeError(f"a {type(value).__name__} stands for a list")
+    return value
+
+
 def _build(values: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Program:
     graph = fx.Graph()
     made: dict[str, fx.Node] = {}
     modules: dict[str, Any] = {}
-    frozen = {str(name) for name in values.get("frozen", ())}  # older files do not say
+    frozen = frozenset(_list(values.get("frozen", [])))  # older files do not say
     for entry in values["nodes"]:
         reads = tuple(made[name] for name in entry.get("reads", ()))
         name = _identifier(entry["name"])
@@ -150,6 +156,9 @@ def _build(values: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Program:
     if values["decided"] or "masks" in made:
         result = (result, {_path(key): (made[mask], made[logits]) for key, (mask, logits) in values["decided"].items()})
     graph.output(result)
+    trainable = {f"{target}.{name}" for target, op in modules.items() for name in op.spec.weights()}
+    if not frozen <= trainable:
+        raise ValueError(f"{min(frozen - trainable, key=repr)!r} is frozen, but no parameter")
     return Program(
         graph=fx.GraphModule(modules, graph),
         blocks=tuple(_block(block) for block in values["blocks"]),
@@ -158,7 +167,7 @@ def _build(values: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Program:
     )
 
 
-def _op(entry: Mapping[str, Any], target: str, tensors: Mapping[str, Tensor], frozen: Collection[str]) -> Op:
+def _op(entry: Mapping[str, Any], target: str, tensors: Mapping[str, Tensor], frozen: Collection[object]) -> Op:
     kind = OPS[entry["op"]]
     _check_numbers(entry["spec"])
     spec = kind.spec_type.from_json(entry["spec"])

@@ -29,6 +29,16 @@ POINTWISE: dict[str, Pointwise] = {
 }
 
 
+PROLOGUES = ("affine", *(name for name in POINTWISE if name != "none"))
+"""What a prologue is called by: the function after its scale and shift, or "affine" where there is none."""
+
+
+def after_affine(prologue: str) -> str:
+    """The function of that prologue."""
+    assert prologue in PROLOGUES, prologue
+    return "none" if prologue == "affine" else prologue
+
+
 def pointwise(name: str, x: Tensor) -> Tensor:
     """x through the function called `name`."""
     return POINTWISE[name].apply(x)

@@ -10,9 +10,9 @@ residual      "dense": act(residual + conv) everywhere; "in_place": the residual
 channels_in   G > 0: x is compact along its channels: column j of sample b is channel list_b[j // G]*G + j % G
 channels_out  G > 0: out is made compact in the same way; columns past the sample's count are undefined
 prologue      the pointwise function f of pro(x)[c] = f(scale[c] * x[c] + shift[c]), which is what the weights meet of
-              x; "none" leaves the scale and the shift; None: they meet x itself. Taps outside the image are zero all
-              the same
-gain          a number for every row, float32 (B, 1, H, W), which its sum and bias are multiplied by
+              x; "affine" leaves the scale and the shift; None: they meet x itself. Taps outside the image are zero
+              all the same
+gain          a number for every row, float32 (B, 1, H, W), which its sum and bias are multiplied by; with no masker
 masker        one more output column, stored apart: the masker's keep logit of every pixel (needs one more
               row of weights); the second result, float32 (B, 1, H, W)
 """
@@ -29,7 +29,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from laudc.ops._lists import channels_of, rows_of
-from laudc.ops._pointwise import pointwise
+from laudc.ops._pointwise import after_affine, pointwise
 from laudc.ops.base import Call, Imports, Op, Operands, Spec
 from laudc.types import TensorType
 
@@ -70,11 +70,6 @@ class Conv2dSpec(Spec):
             "residual": self.residual != "none",
         }
         return tuple(operand for operand, is_there in present.items() if is_there)
-
-    def keeps_whole_groups(self, size: int) -> bool:
-        """Whether dropping `size` adjacent channels at a time drops whole groups, on both sides alike."""
-        width = self.in_channels // self.groups
-        return self.groups == 1 or (self.out_channels == self.in_channels and size % width == 0)
 
     @property
     def taps(self) -> int:
@@ -138,8 +133,9 @@ class Conv2d(Op):
         named = dict(zip(spec.operands[1:], others, strict=True))
         if spec.prologue is not None:
             assert not any((spec.gathered, spec.channels_in, spec.masker)), spec
-            x = pointwise(spec.prologue, x * self.scale[:, None, None] + self.shift[:, None, None])
+            x = pointwise(after_affine(spec.prologue), x * self.scale[:, None, None] + self.shift[:, None, None])
         if spec.masker:
+            assert not spec.gain, spec
             out = self._dense(x, None)
             return pointwise(spec.activation, out[:, :-1]), out[:, -1:].float()
         if spec.rows:

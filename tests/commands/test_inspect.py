@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+import laudc
 import laudc.artifact
 from laudc.artifact import read, read_converted
 from laudc.targets import TARGETS
@@ -29,6 +31,22 @@ def test_a_converted_file(cli: Cli, converted: Path) -> None:
     assert ["plan", "spatial,", "the", "maskers", "decide,", "seed", "0"] in lines
     assert any(line[:2] == ["blocks.0", "basic"] for line in lines)
     assert any(line[:1] == ["weights.safetensors"] for line in lines)
+
+
+def test_random_weights_are_random_until_others_are_loaded(cli: Cli) -> None:
+    assert cli("convert", "resnet18", "--size", "32", "--no-pretrained", "-o", "net.laud").exit_code == 0
+    assert json.loads(cli("inspect", "net.laud", "--json").out)["weights"] == "random"
+    assert json.loads(cli("run", "net.laud", "photo.png", "--repeat", "1", "--json").out)["weights"] == "random"
+
+    model = read_converted(Path("net.laud")).dynamic()
+    others = {name: torch.ones_like(value) for name, value in model.state_dict().items() if name.endswith("fc.bias")}
+    model.load_state_dict(others, strict=False)
+    laudc.save(model, "net.laud", force=True)
+    ran = cli("run", "net.laud", "photo.png", "--repeat", "1")
+    assert ran.exit_code == 0
+    assert "the classes mean nothing" not in ran.out
+    shown = next(line for line in cli("inspect", "net.laud").out.splitlines() if line.split()[:1] == ["weights"])
+    assert shown.split(maxsplit=1)[1].strip() == "changed since they were random"
 
 
 def test_a_compiled_file_shows_passes_and_kernels(cli: Cli, compiled: Path) -> None:

@@ -12,6 +12,7 @@ import torch
 import torchvision
 
 import laudc
+from laudc.compare import relative_error
 from laudc.compiled import CompiledModel
 from laudc.models import condition_random
 from laudc.program import program_for
@@ -44,8 +45,7 @@ def _cases(network: CompiledModel, count: int) -> list[tuple[torch.Tensor, dict[
 
 
 def _close(found: torch.Tensor, expected: torch.Tensor) -> bool:
-    error = (found.float().cpu() - expected).abs().max() / expected.abs().max()
-    return bool(error <= 2e-3)
+    return relative_error(found.float().cpu(), expected) <= 2e-3
 
 
 def test_calls_on_several_streams_and_threads_do_not_mix(network: CompiledModel) -> None:

@@ -155,6 +155,13 @@ def test_trying_to_write_leaves_nothing(name: str, tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["folder"]
 
 
+def test_a_name_as_long_as_a_name_can_be_is_written(tmp_path: Path) -> None:
+    path = tmp_path / ("n" * 250 + ".laud")
+    refuse_unwritable(path, force=False)
+    write_archive(path, {}, MEMBERS)
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def test_a_place_where_not_even_root_may_write_is_refused() -> None:
     with pytest.raises(StorageError, match=r"/proc/net\.laud cannot be written: .*; choose another folder"):
         refuse_unwritable(Path("/proc/net.laud"), force=False)
