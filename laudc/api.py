@@ -12,6 +12,8 @@ from laudc.compiled import CompiledModel, build, lower
 from laudc.convert import convert, example_for
 from laudc.dynamic_model import DynamicModel, example_shape
 from laudc.errors import InputError
+from laudc.latency.constants import device_identity
+from laudc.latency.machine import here
 from laudc.plan import Plan, check_seed
 from laudc.program import Program
 from laudc.targets import Target, load_target
@@ -30,11 +32,12 @@ def transform(
     """A trainable dynamic copy of a static network; the network itself is not touched.
 
     example_inputs: float32 (B, C, H, W); by default one 224 x 224 image. paradigm: "spatial", "layer", "channel", or
-    several joined by "+". granularity: see `laudc.plan`. rate: random masks at that rate stand in for the maskers
-    (1.0: everything on). target: the device it is meant for, noted in its plan. seed: of the maskers'
-    weights and the random masks.
+    several joined by "+", or "auto". granularity: see `laudc.plan`; by default planned by predicted latency, for this
+    machine. rate: random masks at that rate stand in for the maskers (1.0: everything on). target: the device to plan
+    for, by name or path; blocks that are predicted not to gain there stay static, and `compile` takes no other
+    target, batch or size. seed: of the maskers' weights and the random masks.
 
-    Raises CaptureError (cannot be traced, no residual block), InputError (a bad option).
+    Raises CaptureError (cannot be traced, no residual block), InputError (a bad option), PlanError (nothing gains).
     """
     _refuse_other(model, nn.Module, "model", "a torch.nn.Module")
     if isinstance(model, DynamicModel):
@@ -50,7 +53,7 @@ def transform(
         paradigm=paradigm,
         granularity=granularity,
         rate=rate,
-        target=None if target is None else load_target(target).name,
+        target=None if target is None else load_target(target),
         seed=seed,
     )
 
@@ -90,6 +93,14 @@ def compile(
         )
     program, plan = _program(model)
     shape = example_shape(program)
+    if plan is not None and plan.made_for is not None:
+        plan.made_for.refuse(
+            target_hash=device_identity(here(device)),
+            target=device.name,
+            batch=batch,
+            size=size or shape[2:],
+            dtype=chosen,
+        )
     lowering = lower(
         program,
         device,

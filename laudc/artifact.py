@@ -21,7 +21,7 @@ from laudc import __version__
 from laudc.compiled import CompiledModel, Lowering, lower
 from laudc.dynamic_model import DynamicModel
 from laudc.errors import ArtifactError, InputError, LaudcError
-from laudc.kernels.archive import read_archive, refuse_unwritable, write_archive
+from laudc.kernels.archive import read_archive, write_archive
 from laudc.kernels.build import Binary, build_all
 from laudc.kernels.cpu_features import detect_cpu
 from laudc.kernels.graph_file import graph_json, program_from, weight_bytes
@@ -29,8 +29,9 @@ from laudc.kernels.kernel import Kernel
 from laudc.plan import Plan
 from laudc.program import Program
 from laudc.targets import Target
+from laudc.whole_file import refuse_unwritable
 
-__all__ = ["LaudFile", "read", "read_converted", "refuse_unwritable", "save"]
+__all__ = ["LaudFile", "read", "read_converted", "save"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -57,7 +57,8 @@ def lower(
     frozen = in_evaluation(program_for(converted, shape), copy_weights=True)
     typed = program_for(frozen, shape, dtype=dtype)
     _refuse_too_large(typed)
-    passes = (*passes_for(target, plan, without), BindKernels(target=target, preferred=preferred or {}))
+    rate = {} if plan is None or plan.rate is None else {"expected_rate": plan.rate}
+    passes = (*passes_for(target, plan, without), BindKernels(target=target, preferred=preferred or {}, **rate))
     lowered, steps = pipeline.run(typed, passes)
     return Lowering(converted=frozen, lowered=lowered, steps=steps, executable=make_executable(lowered))
 

@@ -12,15 +12,20 @@ from torch import Tensor, fx, nn
 
 from laudc.capture import capture
 from laudc.dynamic_model import DynamicModel
-from laudc.errors import CaptureError, InputError
+from laudc.errors import CaptureError, InputError, PlanError
 from laudc.passes.find_blocks import FindBlocks
 from laudc.passes.insert_maskers import InsertMaskers
-from laudc.plan import make_plan
-from laudc.program import Program, types_of
+from laudc.plan import AUTO, Plan, check_rate, make_plan, parse_paradigms
+from laudc.plan_file import PlanFile, check_fits
+from laudc.program import Program, input_type, types_of
+from laudc.targets import Target
 
 DEFAULT_SIZE = 224
 _MOST_KINDS = 3
 _PLUMBING = ("getitem", "getattr", "size", "reshape", "transpose", "permute")
+
+PLANNED_RATE = 0.5
+"""What a plan assumes where nobody says."""
 
 
 def read_blocks(model: nn.Module, example: Tensor | None = None, *, source: Mapping[str, str] | None = None) -> Program:
@@ -82,22 +87,67 @@ def convert(
     granularity: str | None = None,
     rate: float | None = None,
     keep_first: bool = False,
-    target: str | None = None,
+    target: Target | None = None,
     seed: int = 0,
     source: Mapping[str, str] | None = None,
+    chosen: PlanFile | None = None,
 ) -> DynamicModel:
-    """The trainable dynamic network. Its mode (train or eval) is the model's."""
+    """The trainable dynamic network. Its mode (train or eval) is the model's.
+
+    The decisions are those of `chosen`; or of the given granularity; or they are planned by predicted latency, for
+    the target that is named (where a block may stay static) or for this machine.
+    """
     program = read_blocks(model, example, source=source)
-    plan = make_plan(
-        program.blocks,
-        paradigm=paradigm,
-        granularity=granularity,
-        rate=rate,
-        keep_first=keep_first,
-        target=target,
-        seed=seed,
-    )
+    if chosen is not None:
+        check_fits(chosen, program)
+        if not any(chosen.blocks.values()):
+            raise PlanError("the plan leaves every block static", "plan for another target, rate or batch")
+        plan = chosen.plan(seed=seed, rate=rate, keep_first=keep_first)
+    elif granularity is not None or not _has_choice(program, paradigm, target):
+        plan = make_plan(
+            program.blocks,
+            paradigm=paradigm,
+            granularity=granularity,
+            rate=rate,
+            keep_first=keep_first,
+            target=None if target is None else target.name,
+            seed=seed,
+        )
+    else:
+        plan = _planned(program, paradigm, target, rate=rate, keep_first=keep_first, seed=seed)
     return DynamicModel(InsertMaskers(plan=plan).run(program), plan)
+
+
+def _has_choice(program: Program, paradigm: str, target: Target | None) -> bool:
+    """Whether there is anything to plan: a granularity, a paradigm, or blocks that may stay static."""
+    if target is not None or paradigm == AUTO:
+        return True
+    if unknown_operations(program):  # it can be trained, but not compiled, and so not priced
+        return False
+    return any(way.takes_granularity for way in parse_paradigms(paradigm).values())
+
+
+def _planned(
+    program: Program, paradigm: str, target: Target | None, *, rate: float | None, keep_first: bool, seed: int
+) -> Plan:
+    from laudc.latency.constants import calibration_for
+    from laudc.latency.machine import here, local_target
+    from laudc.latency.planner import Search, planned
+
+    if rate is not None:
+        check_rate(rate)
+    device = local_target() if target is None else here(target)
+    batch, _, height, width = input_type(program).shape
+    search = Search(
+        target=device,
+        calibration=calibration_for(device),
+        batch=batch,
+        size=(height, width),
+        dtype=device.default_dtype,
+        rate=PLANNED_RATE,
+        paradigm=paradigm,
+    )
+    return planned(program, search, binding=target is not None, seed=seed, rate=rate, keep_first=keep_first)
 
 
 def example_for(model: nn.Module) -> Tensor:

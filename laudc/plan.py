@@ -9,11 +9,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import cast
 
 from laudc.errors import InputError, PlanError
 from laudc.paradigms import PARADIGMS, Paradigm
 from laudc.program import Block, Refusal
+
+AUTO = "auto"
+"""In place of paradigms: the planner takes one for each block."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,6 +35,58 @@ class Decision:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Basis:
+    """What a plan was made for."""
+
+    model: str
+    target: str
+    target_hash: str
+    dtype: str
+    batch: int
+    size: tuple[int, int]
+    rate: float
+    paradigm: str
+    """Paradigms joined by +, or "auto"."""
+    calibration: str
+    """How far the predictions were to be trusted."""
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, object]) -> Basis:
+        """From plain data; anything malformed is a PlanError."""
+        match values:
+            case {
+                "model": str(model),
+                "target": str(target),
+                "target_hash": str(target_hash),
+                "dtype": str(dtype),
+                "batch": int(batch),
+                "size": [int(height), int(width)],
+                "rate": float() | int() as rate,
+                "paradigm": str(paradigm),
+                "calibration": str(calibration),
+            } if batch > 0:
+                return cls(
+                    model=model, target=target, target_hash=target_hash, dtype=dtype, batch=batch,
+                    size=(height, width), rate=check_rate(rate), paradigm=paradigm, calibration=calibration,
+                )  # fmt: skip
+            case _:
+                raise PlanError("the plan does not say what it was made for", "make it again with `laudc plan`")
+
+    def refuse(self, *, target_hash: str, target: str, batch: int, size: tuple[int, ...], dtype: str) -> None:
+        """PlanError, saying what differs, for anything but what it was made for."""
+        same = self.target_hash == target_hash
+        pairs = (
+            ("target", self.target, target if self.target != target or same else f"a changed {target}"),
+            ("batch", self.batch, batch),
+            ("image size", "x".join(map(str, self.size)), "x".join(map(str, size))),
+            ("data type", self.dtype, dtype),
+        )
+        differ = [f"{what} {mine}, not {other}" for what, mine, other in pairs if mine != other]
+        if differ:
+            raise PlanError(f"the network was planned for {'; '.join(differ)}", "compile it for that, or plan again")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Plan:
     """The decisions for a whole network. `rate` set: random masks at that rate stand in for the maskers."""
 
@@ -43,6 +99,8 @@ class Plan:
     target: str | None = None
     """The device it is meant for, where one was named."""
     seed: int = 0
+    made_for: Basis | None = None
+    """What the decisions were chosen for, where a device was named: it is compiled for nothing else."""
 
     def of(self, block: str) -> tuple[Decision, ...]:
         """The decisions for one block, in the order of the paradigms."""
@@ -57,6 +115,7 @@ class Plan:
             "keep_first": self.keep_first,
             "target": self.target,
             "seed": self.seed,
+            "made_for": None if self.made_for is None else asdict(self.made_for) | {"size": list(self.made_for.size)},
         }
 
     @classmethod
@@ -70,11 +129,19 @@ class Plan:
                 "keep_first": bool(first),
                 "target": str() | None as target,
                 "seed": int(seed),
+                **others,
             }:
+                basis = others.get("made_for")
                 decisions = tuple(_decision_from(row) for row in rows)
                 checked = None if rate is None else check_rate(rate)
                 return cls(
-                    paradigm=paradigm, decisions=decisions, rate=checked, keep_first=first, target=target, seed=seed
+                    paradigm=paradigm,
+                    decisions=decisions,
+                    rate=checked,
+                    keep_first=first,
+                    target=target,
+                    seed=seed,
+                    made_for=None if basis is None else Basis.from_json(cast("Mapping[str, object]", basis)),
                 )
             case _:
                 raise PlanError("the plan lacks a field", "make the file again")

@@ -1,4 +1,5 @@
-"""Give every operation the kernel that will do it: the first schedule that takes the work, with its default tile.
+"""Give every operation the kernel that will do it: the first schedule that takes the work, with the tile that is
+predicted to be fastest when the lists hold what the expected rate puts there.
 
 The kernel stands in the node's meta under "kernel". What needs none: an element of several results, and a flatten
 of a 1x1 map, which is another view of the same bytes. A torch operation that laudc has no op for, or an op that no
@@ -8,7 +9,7 @@ schedule takes, is a BuildError that names it.
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,7 @@ from laudc.targets import TARGETS, Target
 
 if TYPE_CHECKING:
     from laudc.kernels.kernel import Kernel
+    from laudc.latency.network import CasesOf
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,17 +33,24 @@ class BindKernels(Pass):
     target: Target = TARGETS["cpu"]
     preferred: Mapping[str, Mapping[str, Choice]] = field(default_factory=dict)
     """By node, the tiles to take where their schedule offers them."""
+    expected_rate: float = 0.5
+    """Of every masker."""
 
     def run(self, program: Program) -> Program:
+        from laudc.latency.network import lists_at
+
         clone = program.clone()
         batch = input_type(clone).shape[0]
+        cases = lists_at(clone, self.expected_rate)
         for node in clone.nodes:
             if not needs_no_kernel(clone, node):
-                node.meta["kernel"] = self._kernel(clone, node, batch)
+                node.meta["kernel"] = self._kernel(clone, node, batch, cases)
         return clone
 
-    def _kernel(self, program: Program, node: fx.Node, batch: int) -> Kernel:
+    def _kernel(self, program: Program, node: fx.Node, batch: int, cases: CasesOf) -> Kernel:
         from laudc.kernels.kernel import choose
+        from laudc.latency.constants import calibration_for
+        from laudc.latency.search import best_choice
 
         op = program.op(node)
         if op is None:
@@ -52,7 +61,11 @@ class BindKernels(Pass):
             )
         operands = tuple(type_of(value) for value in node.args[: len(op.spec.operands)])
         work = Work(spec=op.spec, operands=operands, results=types_of(node))
-        return choose(work, self.target, batch=batch, preferred=self.preferred.get(node.name))
+
+        def search(schedule: str, work: Work, offered: Sequence[Choice], device: Target) -> Choice:
+            return best_choice(schedule, work, offered, device, calibration_for(device), cases(node))
+
+        return choose(work, self.target, batch=batch, preferred=self.preferred.get(node.name), search=search)
 
 
 def needs_no_kernel(program: Program, node: fx.Node) -> bool:

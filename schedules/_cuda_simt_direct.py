@@ -29,10 +29,9 @@ from laudc.schedules._cuda_rows import (
     window_start,
     window_top,
 )
+from laudc.schedules._cuda_tiles import STRIP_THREADS, columns_a_thread
 from laudc.schedules._cuda_tir import arguments_of, flat, module_of, through_prologue
 from laudc.schedules._pointwise import pointwise
-
-THREADS = 128
 
 MOST_HELD = 96
 """Inputs and weights a thread holds at once."""
@@ -48,13 +47,6 @@ class Strip:
     tall: int
 
 
-def columns_a_thread(p: Problem) -> int:
-    """Neighbouring columns of one group and one listed unit that a thread takes: at most 16 bytes."""
-    span = p.columns if p.group_columns == p.group_channels == 1 else p.group_columns
-    most = 8 if p.dtype == "float16" else 4
-    return next(n for n in (8, 4, 2, 1) if n <= most and span % n == 0 and p.channels_out % n == 0)
-
-
 def direct_module(p: Problem, strip: Strip) -> IRModule:
     """The kernel of a problem with one strip."""
     tall = strip.tall
@@ -62,7 +54,7 @@ def direct_module(p: Problem, strip: Strip) -> IRModule:
     depthwise = p.group_columns == p.group_channels == 1
     units = p.columns // vec
     across = min(32, 1 << (units - 1).bit_length())
-    down = THREADS // across
+    down = STRIP_THREADS // across
     bm = down * tall
     column_tiles = -(-units // across)
     sample_tiles = -(-p.pixels // bm)
@@ -104,7 +96,7 @@ def direct_module(p: Problem, strip: Strip) -> IRModule:
     ) -> None:
         T.device_entry()
         block = T.cta_id([column_tiles * row_tiles(p, args.batch, bm)])
-        thread = T.thread_id([THREADS])
+        thread = T.thread_id([STRIP_THREADS])
         x_flat = flat(x, args.batch * p.height * p.width * p.channels)
         weight_flat = flat(weight)
         residual_flat = flat(residual if p.residual == "dense" else out)

@@ -10,8 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from laudc.schedules._cuda_demand import tensor_core_demand
 from laudc.schedules._cuda_problem import Problem, matrix_of, meaningless, problem_of
 from laudc.schedules._cuda_tiles import STEP, Candidate, TensorTile, arch_number, ranked
+from laudc.schedules._demand import Active, Demand
 from laudc.schedules._prologue import pack_prologue
 from laudc.schedules.base import Choice, Lowered, Schedule, Work
 
@@ -65,6 +67,12 @@ class TensorCoreSchedule(Schedule):
             return self.tile(p, choice, target)
 
         return ranked(p, roomy, tile_of, target, columns=p.columns, enough_warps=ENOUGH_WARPS)
+
+    def demand(self, work: Work, target: Target, choice: Choice, active: Active) -> tuple[Demand, ...]:
+        p = problem_of(work)
+        fitted = (Candidate(choice=_fitted(p, c.choice), speed=_speed(p, c)) for c in self.candidates)
+        speed = next(candidate.speed for candidate in fitted if dict(candidate.choice) == dict(choice))
+        return tensor_core_demand(p, self.tile(p, choice, target), speed, active)
 
     def build(self, work: Work, target: Target, choice: Choice) -> Lowered:
         from laudc.schedules._cuda_tensor_core import tensor_core_module

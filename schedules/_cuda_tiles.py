@@ -84,6 +84,17 @@ class TensorTile:
         return max(stages, self.bm * self.out_pitch * 2) + 3 * 4 * self.bm
 
 
+STRIP_THREADS = 128
+"""Of a block where every thread sums a strip of its own."""
+
+
+def columns_a_thread(p: Problem) -> int:
+    """Neighbouring columns of one group and one listed unit that a thread takes: at most 16 bytes."""
+    span = p.columns if p.group_columns == p.group_channels == 1 else p.group_columns
+    most = 8 if p.dtype == "float16" else 4
+    return next(n for n in (8, 4, 2, 1) if n <= most and span % n == 0 and p.channels_out % n == 0)
+
+
 class Tile(Protocol):
     """What a block of threads is to the chip."""
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from laudc.ops.base import Spec
+from laudc.schedules._demand import Active, Demand
 from laudc.targets import Target
 from laudc.types import TensorType
 
@@ -75,6 +76,12 @@ class Schedule(ABC):
     @abstractmethod
     def build(self, work: Work, target: Target, choice: Choice) -> Lowered:
         """The kernel as TensorIR. TVM is imported inside."""
+
+    def demand(self, work: Work, target: Target, choice: Choice, active: Active) -> tuple[Demand, ...]:
+        """What the kernel asks of the device in one call, phase by phase: here one step for each number it makes."""
+        made = sum(type_.numel for type_ in work.results)
+        moved = [float(sum(type_.nbytes for type_ in types)) for types in (work.operands, work.results)]
+        return (Demand(steps=made, read_bytes=moved[0], written_bytes=moved[1], parallel=False),)
 
     def pack(self, work: Work, choice: Choice, weights: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
         """The weights as the kernel reads them, made once when the network is compiled."""

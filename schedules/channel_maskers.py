@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from laudc.ops.channel_masker import ChannelMaskerSpec
 from laudc.schedules._decision import Finish, decide, refuse_type, results_of, unit_sums
+from laudc.schedules._demand import Active, Demand
 from laudc.schedules._kernel import Kernel, Memory
 from laudc.schedules._pointwise import pointwise
+from laudc.schedules._small_demand import swept
 from laudc.schedules._spread import lanes, share_out
 from laudc.schedules.base import Choice, Lowered, Schedule, Work
 from laudc.types import TensorType
@@ -49,6 +51,23 @@ class ChannelMaskersSchedule(Schedule):
         """The hidden layer."""
         assert isinstance(work.spec, ChannelMaskerSpec)
         return (TensorType(shape=(work.operands[0].shape[0], work.spec.hidden), dtype="float32"),)
+
+    def demand(self, work: Work, target: Target, choice: Choice, active: Active) -> tuple[Demand, ...]:
+        spec = work.spec
+        assert isinstance(spec, ChannelMaskerSpec)
+        return tuple(
+            swept(
+                work,
+                target,
+                choice,
+                active,
+                outer=work.operands[0].shape[0] * units,
+                turns=work.operands[0].shape[0] * units * length / lanes(length, "float32", target),
+                steps=2,
+                weight_bytes=4 * units * length,
+            )
+            for units, length in ((spec.hidden, spec.channels), (spec.decisions, spec.hidden))
+        )
 
     def build(self, work: Work, target: Target, choice: Choice) -> Lowered:
         spec = work.spec

@@ -13,8 +13,10 @@ from torch import Tensor
 from laudc.ops._pointwise import POINTWISE
 from laudc.ops.conv2d import Conv2dSpec
 from laudc.ops.linear import LinearSpec
+from laudc.schedules._cpu_demand import product_demand
 from laudc.schedules._cpu_plan import plan_of
 from laudc.schedules._cpu_weights import pack_weights
+from laudc.schedules._demand import Active, Demand
 from laudc.schedules._prologue import refuse_prologue
 from laudc.schedules.base import Choice, Lowered, Schedule, Work
 from laudc.types import TensorType
@@ -52,6 +54,9 @@ class ConvCpu(Schedule):
             {**base, **by_rows, "chunk": 320, "panel_tiles": 8},
         )
 
+    def demand(self, work: Work, target: Target, choice: Choice, active: Active) -> tuple[Demand, ...]:
+        return product_demand(plan_of(work, choice), _batch(work), active)
+
     def build(self, work: Work, target: Target, choice: Choice) -> Lowered:
         from laudc.schedules._cpu_gemm import build_module
 
@@ -80,6 +85,11 @@ def _parts(work: Work, base: Choice, cores: int) -> tuple[Choice, Choice]:
     by_rows = {"row_parts": cores, "column_parts": 1}
     by_columns = {"row_parts": -(-cores // columns), "column_parts": columns}
     return (by_columns, by_rows) if plan.pixels < plan.columns else (by_rows, by_columns)
+
+
+def _batch(work: Work) -> int:
+    """Samples; a linear layer's rows beyond its first axis are a map."""
+    return work.spec.out_map(work.operands)[0] if isinstance(work.spec, Conv2dSpec) else work.operands[0].shape[0]
 
 
 def lanes_of(target: Target) -> int:

@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from laudc.schedules._cuda_demand import direct_demand, simt_demand
 from laudc.schedules._cuda_problem import Problem, matrix_of, meaningless, problem_of
-from laudc.schedules._cuda_tiles import Candidate, SimtTile, arch_number, ranked
+from laudc.schedules._cuda_tiles import STRIP_THREADS, Candidate, SimtTile, arch_number, columns_a_thread, ranked
+from laudc.schedules._demand import Active, Demand
 from laudc.schedules._prologue import pack_prologue
 from laudc.schedules.base import Choice, Lowered, Schedule, Work
 
@@ -63,6 +65,12 @@ class ConvSimt(Schedule):
         columns = p.group_columns + p.masker
         return ranked(p, _filled(p, columns), _tile, target, columns=columns, enough_warps=ENOUGH_WARPS)
 
+    def demand(self, work: Work, target: Target, choice: Choice, active: Active) -> tuple[Demand, ...]:
+        p = problem_of(work)
+        if _is_thin(p):
+            return direct_demand(p, choice["tall"], columns_a_thread(p), STRIP_THREADS, active)
+        return simt_demand(p, _tile(choice), _speed_of(choice), active)
+
     def build(self, work: Work, target: Target, choice: Choice) -> Lowered:
         from laudc.schedules._cuda_simt_direct import Strip, direct_module
         from laudc.schedules._cuda_simt_gemm import gemm_module
@@ -81,6 +89,10 @@ class ConvSimt(Schedule):
 
 def _tile(choice: Choice) -> SimtTile:
     return SimtTile(**choice)
+
+
+def _speed_of(choice: Choice) -> int:
+    return next(tile.speed for tile in TILES if dict(tile.choice) == dict(choice))
 
 
 def _filled(p: Problem, columns: int) -> Iterator[Candidate]:

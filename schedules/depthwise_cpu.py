@@ -12,6 +12,8 @@ from torch import Tensor
 
 from laudc.ops._pointwise import POINTWISE
 from laudc.ops.conv2d import Conv2dSpec
+from laudc.schedules._cpu_demand import depthwise_demand
+from laudc.schedules._demand import Active, Demand
 from laudc.schedules._prologue import pack_prologue, refuse_prologue
 from laudc.schedules.base import Choice, Lowered, Schedule, Work
 from laudc.schedules.conv_cpu import lanes_of
@@ -49,6 +51,9 @@ class DepthwiseCpu(Schedule):
         base = {"lanes": lanes_of(target), "parts": max(1, target.sm_count)}
         # measured: 4 pixels a tile are as fast as 8 on whole maps, and fit patches
         return ({**base, "run": 4}, {**base, "run": 8}, {**base, "run": 2})
+
+    def demand(self, work: Work, target: Target, choice: Choice, active: Active) -> tuple[Demand, ...]:
+        return depthwise_demand(work, choice, active)
 
     def build(self, work: Work, target: Target, choice: Choice) -> Lowered:
         from laudc.schedules._cpu_depthwise import build_module

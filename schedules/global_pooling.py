@@ -10,9 +10,11 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+from laudc.schedules._demand import Active, Demand
 from laudc.schedules._kernel import Kernel, Memory
 from laudc.schedules._reduce import zeros
-from laudc.schedules._spread import THREADS, share_out, spread
+from laudc.schedules._small_demand import swept
+from laudc.schedules._spread import THREADS, lanes, share_out, spread
 from laudc.schedules.base import Choice, Lowered, Schedule, Work
 from laudc.types import DTYPE_BYTES, TensorType
 
@@ -42,6 +44,14 @@ class GlobalPoolingSchedule(Schedule):
         """The sums of the parts of the map."""
         batch, channels = work.operands[0].shape[:2]
         return (TensorType(shape=(batch, choice["splits"], channels), dtype="float32"),) if choice["splits"] > 1 else ()
+
+    def demand(self, work: Work, target: Target, choice: Choice, active: Active) -> tuple[Demand, ...]:
+        x = work.operands[0]
+        outer = x.shape[0] * x.shape[1] / math.gcd(x.shape[1], 64)
+        turns = x.numel / lanes(x.shape[1], work.dtype, target)
+        first = swept(work, target, choice, active, outer=outer, turns=turns, steps=1)
+        again = Demand(tasks=x.shape[0], steps=choice["splits"] * x.shape[1], parallel=False)
+        return (first, again) if choice["splits"] > 1 else (first,)
 
     def build(self, work: Work, target: Target, choice: Choice) -> Lowered:
         channels = work.operands[0].shape[1]

@@ -8,10 +8,13 @@ cuda    a block a sample: thread t takes the t-th run of neighbours, and a scan 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from laudc.ops.row_list import RowListSpec
+from laudc.schedules._demand import Active, Demand
 from laudc.schedules._kernel import Kernel, Memory
+from laudc.schedules._small_demand import swept
 from laudc.schedules._spread import share_out
 from laudc.schedules.base import Choice, Lowered, Schedule, Work
 from laudc.types import TensorType
@@ -32,6 +35,18 @@ class ListsSchedule(Schedule):
 
     def choices(self, work: Work, target: Target) -> tuple[Choice, ...]:
         return (share_out(target, work.operands[0].numel),)
+
+    def demand(self, work: Work, target: Target, choice: Choice, active: Active) -> tuple[Demand, ...]:
+        x = work.operands[0]
+        batch, rows = x.shape[0], isinstance(work.spec, RowListSpec)
+        if target.kind == "cpu":
+            return (swept(work, target, choice, active, outer=batch, turns=x.numel, steps=4 if rows else 2),)
+        threads, run = _split(math.prod(x.shape[1:]))
+        scan = Demand(
+            tasks=batch, steps=threads * 2 * (run + threads.bit_length()), threads=threads, read_bytes=x.nbytes
+        )
+        made = replace(scan, written_bytes=work.results[0].nbytes)
+        return (scan, made) if rows and batch > 1 else (made,)
 
     def build(self, work: Work, target: Target, choice: Choice) -> Lowered:
         units = math.prod(work.operands[0].shape[1:])

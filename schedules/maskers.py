@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Any
 from laudc.ops.patch_decision import PatchDecisionSpec
 from laudc.ops.patch_masker import PatchMaskerSpec
 from laudc.schedules._decision import Finish, decide, refuse_type, results_of, unit_sums
+from laudc.schedules._demand import Active, Demand
 from laudc.schedules._kernel import Kernel, Memory
 from laudc.schedules._reduce import zeros
+from laudc.schedules._small_demand import swept
 from laudc.schedules._spread import lanes, share_out, spread
 from laudc.schedules.base import Choice, Lowered, Schedule, Work
 from laudc.types import TensorType
@@ -82,6 +84,15 @@ class MaskersSchedule(Schedule):
         batch, down, across = work.results[0].shape
         bands = _Patches.of(work, choice["bands"]).bands
         return (TensorType(shape=(batch, down * across * bands), dtype="float32"),) if bands > 1 else ()
+
+    def demand(self, work: Work, target: Target, choice: Choice, active: Active) -> tuple[Demand, ...]:
+        x, units = work.operands[0], work.results[0].numel
+        vector = lanes(x.shape[1], work.dtype, target)
+        turns = x.numel / vector
+        bands = _Patches.of(work, choice["bands"]).bands
+        sums = swept(work, target, choice, active, outer=units * bands, turns=turns, steps=2 if vector > 1 else 8)
+        together = Demand(tasks=max(1, units // 256), steps=bands * min(units, 256), parallel=False)
+        return (sums, together) if bands > 1 else (sums,)
 
     def build(self, work: Work, target: Target, choice: Choice) -> Lowered:
         cut = _Patches.of(work, choice["bands"])

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING
 from laudc.ops._geometry import patch_size
 from laudc.ops.needed_region import NeededRegionSpec
 from laudc.ops.pixel_mask import PixelMaskSpec
+from laudc.schedules._demand import Active, Demand
 from laudc.schedules._kernel import Kernel, Memory
+from laudc.schedules._small_demand import swept
 from laudc.schedules._spread import share_out, spread
 from laudc.schedules.base import Choice, Lowered, Schedule, Work
 
@@ -30,6 +32,12 @@ class MasksSchedule(Schedule):
     def choices(self, work: Work, target: Target) -> tuple[Choice, ...]:
         taps = work.spec.kernel[0] * work.spec.kernel[1] if isinstance(work.spec, NeededRegionSpec) else 1
         return (share_out(target, work.results[0].numel * taps),)
+
+    def demand(self, work: Work, target: Target, choice: Choice, active: Active) -> tuple[Demand, ...]:
+        made, spec = work.results[0], work.spec
+        outer = made.shape[0] * made.shape[1]
+        steps = spec.kernel[0] * spec.kernel[1] if isinstance(spec, NeededRegionSpec) else 2
+        return (swept(work, target, choice, active, outer=outer, turns=made.numel, steps=steps),)
 
     def build(self, work: Work, target: Target, choice: Choice) -> Lowered:
         parallel = bool(choice["parallel"])

@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from laudc.ops.gather import GatherSpec
 from laudc.ops.scatter import ScatterSpec
+from laudc.schedules._demand import Active, Demand
 from laudc.schedules._kernel import Kernel, Memory
+from laudc.schedules._small_demand import swept
 from laudc.schedules._spread import divided, lanes, share_out, spread, spread_flat, spread_short, unravel
 from laudc.schedules.base import Choice, Lowered, Schedule, Work
 from laudc.types import DTYPE_BYTES
@@ -35,6 +37,11 @@ class MovementSchedule(Schedule):
 
     def choices(self, work: Work, target: Target) -> tuple[Choice, ...]:
         return (share_out(target, work.results[0].numel),)
+
+    def demand(self, work: Work, target: Target, choice: Choice, active: Active) -> tuple[Demand, ...]:
+        made, vector = work.results[0], lanes(work.operands[0].shape[1], work.dtype, target, most=_WIDEST)
+        turns = made.numel / vector
+        return (swept(work, target, choice, active, outer=turns, turns=turns, steps=2),)
 
     def build(self, work: Work, target: Target, choice: Choice) -> Lowered:
         parallel = bool(choice["parallel"])

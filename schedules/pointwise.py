@@ -12,8 +12,10 @@ from laudc.ops.add import AddSpec
 from laudc.ops.base import Spec
 from laudc.ops.mask_channels import MaskChannelsSpec
 from laudc.ops.mask_rows import MaskRowsSpec
+from laudc.schedules._demand import Active, Demand
 from laudc.schedules._kernel import Kernel, Memory
 from laudc.schedules._pointwise import pointwise
+from laudc.schedules._small_demand import swept
 from laudc.schedules._spread import lanes, share_out, spread, spread_flat
 from laudc.schedules.base import Choice, Lowered, Schedule, Work
 
@@ -34,6 +36,12 @@ class PointwiseSchedule(Schedule):
 
     def choices(self, work: Work, target: Target) -> tuple[Choice, ...]:
         return (share_out(target, work.results[0].numel),)
+
+    def demand(self, work: Work, target: Target, choice: Choice, active: Active) -> tuple[Demand, ...]:
+        made, width = work.results[0], len(work.operands) + 1
+        vector = lanes(math.prod(made.shape[1:]), work.dtype, target)
+        turns = made.numel / vector
+        return (swept(work, target, choice, active, outer=turns, turns=turns, steps=width),)
 
     def build(self, work: Work, target: Target, choice: Choice) -> Lowered:
         parallel = bool(choice["parallel"])

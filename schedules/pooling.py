@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from laudc.ops.avg_pool import AvgPoolSpec
 from laudc.ops.max_pool import MaxPoolSpec
+from laudc.schedules._demand import Active, Demand
 from laudc.schedules._kernel import Kernel
+from laudc.schedules._small_demand import swept
 from laudc.schedules._spread import lanes, share_out, spread
 from laudc.schedules.base import Choice, Lowered, Schedule, Work
 
@@ -27,6 +29,12 @@ class PoolingSchedule(Schedule):
 
     def choices(self, work: Work, target: Target) -> tuple[Choice, ...]:
         return (share_out(target, work.results[0].numel * _taps(work)),)
+
+    def demand(self, work: Work, target: Target, choice: Choice, active: Active) -> tuple[Demand, ...]:
+        made = work.results[0]
+        turns = made.numel / lanes(made.shape[1], work.dtype, target)
+        outer = made.shape[0] * made.shape[2]
+        return (swept(work, target, choice, active, outer=outer, turns=turns, steps=5 * _taps(work)),)
 
     def build(self, work: Work, target: Target, choice: Choice) -> Lowered:
         from tvm import tirx

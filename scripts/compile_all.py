@@ -18,6 +18,9 @@ import laudc
 from laudc.models import open_model
 from laudc.targets import TARGETS
 
+GRANULARITY = {"spatial": "4", "layer": None, "channel": "16", "spatial+channel": "4+32"}
+"""Named, since what is planned differs from machine to machine."""
+
 CASES = [
     ("resnet50", "spatial"),
     ("resnet50", "layer"),
@@ -33,7 +36,8 @@ def main() -> None:
     options = parser.parse_args()
     rows = []
     for network, paradigm in CASES:
-        dynamic = laudc.transform(open_model(network, seed=0, pretrained=False).module, paradigm=paradigm)
+        model = open_model(network, seed=0, pretrained=False).module
+        dynamic = laudc.transform(model, paradigm=paradigm, granularity=GRANULARITY[paradigm])
         for name, target in TARGETS.items():
             if target.kind != "cuda":
                 continue

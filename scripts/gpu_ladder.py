@@ -19,6 +19,9 @@ import laudc
 from laudc.ladder import climb
 from laudc.testing import PreactivatedNet
 
+GRANULARITY = {"spatial": "4", "layer": None, "channel": "16", "spatial+channel": "4+32"}
+"""Named, since what is planned differs from machine to machine."""
+
 CASES = [
     # network, paradigm, data type, batch, size
     ("resnet18", "spatial+channel", "float16", 3, (200, 232)),
@@ -81,7 +84,9 @@ def main() -> None:
 
         torch.manual_seed(0)
         model = OWN[network]() if network in OWN else torchvision.models.get_model(network, weights=None)
-        dynamic = laudc.transform(model.eval(), torch.randn(1, 3, *size), paradigm=paradigm)
+        dynamic = laudc.transform(
+            model.eval(), torch.randn(1, 3, *size), paradigm=paradigm, granularity=GRANULARITY[paradigm]
+        )
         condition_random(dynamic.program)
         start = time.perf_counter()
         compiled = laudc.compile(dynamic.eval(), options.target, batch, dtype=dtype)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-HEAVY = ("torch", "tvm", "tvm_ffi", "torchvision", "timm")
+HEAVY = ("torch", "tvm", "tvm_ffi", "torchvision", "timm", "matplotlib")
 ABOVE_OPS = ("laudc.passes", "laudc.schedules", "laudc.kernels")
 TOP = ("laudc.cli", "laudc.commands")
 

@@ -162,6 +162,6 @@ def test_a_damaged_plan_is_a_plan_error(damage: dict[str, object]) -> None:
 
 def test_a_plan_without_a_field_is_a_plan_error() -> None:
     values = make_plan(blocks()).to_json()
-    for name in values:
+    for name in values.keys() - {"made_for"}:
         with pytest.raises(PlanError, match="the plan lacks a field"):
             Plan.from_json({key: value for key, value in values.items() if key != name})

@@ -280,9 +280,12 @@ def test_a_detected_cpu_refines_the_nominal_one() -> None:
         vector_lanes_fp32=4,
         cores=6,
         clock_mhz=None,
+        last_cache_kib=2048,
     )
-    refined = board.refine(load_target("cpu"))
-    assert (refined.sm_count, refined.fp32_lanes_per_sm, refined.clock_mhz) == (6, 8, 3000)
+    nominal = load_target("cpu")
+    refined = board.refine(nominal)
+    assert (refined.sm_count, refined.fp32_lanes_per_sm, refined.clock_mhz, refined.l2_kib) == (6, 8, 3000, 2048)
+    assert replace(board, last_cache_kib=None).refine(nominal).l2_kib == nominal.l2_kib
     assert board.tvm_target_json()["mattr"] == ["+neon", "-sve"]
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 @click.command("compile", short_help="Compile a converted network for a device.", context_settings=_options.SETTINGS)
 @click.argument("artifact", type=click.Path(path_type=Path), required=False)
 @click.option("--target", required=True, help="A device that `laudc targets` lists, or a file: ./my-gpu.toml.")
-@click.option("--batch", type=click.IntRange(min=1), default=1, help="Images a call.")
+@click.option("--batch", type=click.IntRange(min=1), help="Images a call.", show_default="1, or the plan's")
 @_options.size("what it was converted with")
 @click.option("--dtype", help="float32 or float16.", show_default="the target's")
 @click.option("--no-fuse", "without", multiple=True, metavar="NAME", help="Leave out a fusion, such as gather-conv.")
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 def _compile(
     artifact: Path | None,
     target: str,
-    batch: int,
+    batch: int | None,
     size: tuple[int, int] | None,
     dtype: str | None,
     without: tuple[str, ...],
@@ -48,11 +48,12 @@ def _compile(
     """
     from laudc.report.console import bar, progress
     from laudc.targets import load_target
+    from laudc.whole_file import refuse_unwritable
 
     device = load_target(target)
     with progress(f"reading {artifact or 'the folder'}", after_s=0):  # before torch is imported: it may take seconds
         from laudc import api, pipeline
-        from laudc.artifact import read_converted, refuse_unwritable, save
+        from laudc.artifact import read_converted, save
 
         pipeline.lowering(without=without)  # an unknown fusion is said before any work
         source = _only_converted(Path()) if artifact is None else read_converted(artifact)
@@ -63,10 +64,12 @@ def _compile(
     warn_of_cache()
     start = time.perf_counter()
     with progress(f"lowering {source.path}") as now:
+        dynamic = source.dynamic()
+        made_for = dynamic.plan.made_for
         compiled = api.compile(
-            source.dynamic(),
+            dynamic,
             device,
-            batch,
+            batch or (made_for.batch if made_for else 1),
             size=size,
             dtype=dtype,
             without=without,

@@ -20,7 +20,7 @@ from laudc.commands._facts import (
     static_digest,
     weights_words,
 )
-from laudc.errors import CaptureError
+from laudc.errors import CaptureError, InputError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,10 +32,14 @@ if TYPE_CHECKING:
 
 @click.command("convert", short_help="Make a network dynamic.", context_settings=_options.SETTINGS)
 @click.argument("model")
-@click.option("--paradigm", default="spatial", help="What is skipped: spatial, layer, channel, or several joined by +.")
+@click.option("--paradigm", help="spatial, layer, channel, several joined by +, or auto.", show_default="spatial")
 @click.option(
-    "--granularity", help="One number, one a stage or one a block, such as 4-4-2-1.", show_default="by map size"
+    "--granularity",
+    help="One number, one a stage or one a block, such as 4-4-2-1.",
+    show_default="as predicted fast",
 )
+@click.option("--target", help="Plan for this device; what is predicted to gain nothing stays static.")
+@click.option("--plan", "plan_path", type=click.Path(path_type=Path), help="Obey a file that `laudc plan` wrote.")
 @_options.rate
 @click.option("--keep-first", is_flag=True, help="Random masks leave the first block of each stage on.")
 @_options.size("the model's own")
@@ -47,8 +51,10 @@ if TYPE_CHECKING:
 @_options.as_json
 def _convert(
     model: str,
-    paradigm: str,
+    paradigm: str | None,
     granularity: str | None,
+    target: str | None,
+    plan_path: Path | None,
     rate: float | None,
     keep_first: bool,
     size: tuple[int, int] | None,
@@ -65,14 +71,25 @@ def _convert(
     (path/net.py:Net, called without arguments, which becomes net-PARADIGM.laud).
     """
     from laudc.report.console import progress
+    from laudc.targets import load_target
+    from laudc.whole_file import refuse_unwritable
 
     with progress(f"opening {model}", after_s=0) as now:  # before torch is imported, which may take seconds
-        from laudc.artifact import refuse_unwritable, save
+        from laudc.artifact import save
         from laudc.convert import convert, unknown_operations
         from laudc.models import OWN, RANDOM, check_name, condition_random, file_stem, open_model
-        from laudc.plan import check_rate, parse_granularity, parse_paradigms
+        from laudc.plan import AUTO, check_rate, parse_granularity, parse_paradigms
+        from laudc.plan_file import read_plan
 
-        parse_granularity(granularity, parse_paradigms(paradigm))
+        chosen = None if plan_path is None else read_plan(plan_path)
+        if chosen is not None and (paradigm or granularity or target):
+            raise InputError("a plan says paradigm, granularity and target", "leave those options out beside --plan")
+        paradigm = chosen.basis.paradigm if chosen else paradigm or "spatial"
+        if paradigm != AUTO:
+            parse_granularity(granularity, parse_paradigms(paradigm))
+        elif granularity is not None:
+            raise InputError("auto chooses the granularity too", "leave --granularity out, or name a paradigm")
+        device = None if target is None else load_target(target)
         if rate is not None:
             check_rate(rate)
         check_name(model)
@@ -85,13 +102,15 @@ def _convert(
         now(f"converting {model}")
         dynamic = convert(
             named.module,
-            _example(named, size),
+            _example(named, size or (chosen.basis.size if chosen else None)),
             paradigm=paradigm,
             granularity=granularity,
             rate=rate,
             keep_first=keep_first,
+            target=device,
             seed=seed,
             source=named.source,
+            chosen=chosen,
         )
         kinds = unknown_operations(dynamic.program)
         if kinds:
@@ -143,6 +162,7 @@ def _report(dynamic: DynamicModel, path: Path | None, *, as_json: bool) -> None:
                 "weights": program.source["weights"],
                 "paradigm": plan.paradigm,
                 "rate": plan.rate,
+                "made_for": None if plan.made_for is None else asdict(plan.made_for),
                 "seed": plan.seed,
                 "input": list(example_shape(program)),
                 "blocks": [asdict(one) for one in facts],

@@ -9,83 +9,38 @@ hold. Writing is atomic: the file is there whole or not at all.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
-import os
 import re
 import stat
-import tempfile
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from laudc.errors import ArtifactError, InputError, StorageError
+from laudc.whole_file import write_whole
 
 FORMAT = 1
 _MEMBER = re.compile(
     r"(manifest\.json|graph\.json|weights\.safetensors|lowered\.txt|kernels/[A-Za-z0-9_]+\.(cu|py|so|cubin))"
 )
 _MOST_BYTES = 8 * 2**30
-_UNFINISHED = ".laud-"  # not the file's own name and more: that may be as long as a name can be
 _AGAIN = "make it again, or copy it again from where it came"
-
-
-def refuse_unwritable(path: Path, force: bool) -> None:
-    """Before any work: InputError if the file is there and not to be replaced, StorageError if it cannot be written."""
-    try:
-        if path.is_dir():
-            raise StorageError(f"{path} is a folder", "name a file in it")
-        if path.exists() and not force:
-            raise InputError(f"{path} exists", "give another name, or replace it (--force, in Python force=True)")
-        if not path.parent.is_dir():
-            raise StorageError(f"there is no folder {path.parent}", "make it first")
-        # permissions do not tell: root may write anywhere, yet not to /proc or a read-only disk
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=_UNFINISHED):
-            pass
-    except OSError as error:
-        raise storage_error(path, error) from error
 
 
 def write_archive(path: Path, manifest: Mapping[str, Any], members: Mapping[str, bytes]) -> None:
     """Write the file whole or not at all. StorageError where the disk refuses."""
     hashes = {name: hashlib.sha256(content).hexdigest() for name, content in sorted(members.items())}
     head = json.dumps({"format": FORMAT, **manifest, "hashes": hashes}, indent=1).encode()
-    try:
-        handle, unfinished = tempfile.mkstemp(dir=path.parent, prefix=_UNFINISHED)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
-                    archive.comment = f"laud {FORMAT} {hashlib.sha256(head).hexdigest()}".encode()
-                    for name, content in {"manifest.json": head, **members}.items():
-                        archive.writestr(zipfile.ZipInfo(name), content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.chmod(unfinished, 0o666 & ~_UMASK)
-            os.replace(unfinished, path)
-        except BaseException:
-            os.unlink(unfinished)
-            raise
-    except OSError as error:
-        raise storage_error(path, error) from error
 
+    def write(file: BinaryIO) -> None:
+        with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+            archive.comment = f"laud {FORMAT} {hashlib.sha256(head).hexdigest()}".encode()
+            for name, content in {"manifest.json": head, **members}.items():
+                archive.writestr(zipfile.ZipInfo(name), content)
 
-def _read_umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
-_UMASK = _read_umask()
-"""Read once, when this is imported: asking for it means changing it, for all threads."""
-
-
-def storage_error(path: Path, error: OSError) -> StorageError:
-    """The one-line form of what the disk said."""
-    if error.errno == errno.ENOSPC:
-        return StorageError(f"the disk is full while writing {path}", "free some space; nothing was left behind")
-    return StorageError(f"{path} cannot be written: {error.strerror}", "choose another folder")
+    write_whole(path, write)
 
 
 def read_archive(path: Path) -> tuple[dict[str, Any], dict[str, bytes]]:

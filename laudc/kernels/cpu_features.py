@@ -33,6 +33,8 @@ class CpuFeatures:
     """The ones this process may use."""
     clock_mhz: float | None
     """The highest; None where the machine does not say."""
+    last_cache_kib: int | None
+    """The cache that all cores share; None where the machine does not say."""
 
     def tvm_target_json(self) -> dict[str, str | list[str]]:
         """What `tvm.target.Target` takes, as plain data."""
@@ -40,13 +42,14 @@ class CpuFeatures:
         return {"kind": "llvm", "mtriple": self.triple, "mcpu": self.name, "mattr": attributes}
 
     def refine(self, target: Target) -> Target:
-        """The target with the cores, lanes and clock of this CPU in place of the nominal ones."""
+        """The target with the cores, lanes, clock and last cache of this CPU in place of the nominal ones."""
         assert target.kind == "cpu", target.kind
         return replace(
             target,
             sm_count=self.cores,
             fp32_lanes_per_sm=_FMA_UNITS * self.vector_lanes_fp32,
             clock_mhz=self.clock_mhz or target.clock_mhz,
+            l2_kib=self.last_cache_kib or target.l2_kib,
         )
 
 
@@ -70,6 +73,7 @@ def detect_cpu() -> CpuFeatures:
         vector_lanes_fp32=lanes_fp32(triple, features),
         cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
         clock_mhz=_clock_mhz(),
+        last_cache_kib=_last_cache_kib(),
     )
 
 
@@ -97,3 +101,9 @@ def _clock_mhz() -> float | None:
         return None
     clocks = [float(line.partition(":")[2]) for line in lines if line.startswith("cpu MHz")]
     return max(clocks, default=None)
+
+
+def _last_cache_kib() -> int | None:
+    """The largest cache that Linux tells of."""
+    sizes = [path.read_text().strip() for path in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size")]
+    return max((int(size.removesuffix("K")) for size in sizes if size.endswith("K")), default=None)

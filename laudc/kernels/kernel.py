@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -97,8 +97,15 @@ Recorded = Mapping[str, Choice]
 """Tiles by schedule that are preferred, where that schedule offers them."""
 
 
-def choose(work: Work, target: Target, *, batch: int, preferred: Recorded | None = None) -> Kernel:
-    """The first schedule that takes the work, with the preferred tile if it offers that, else its default.
+Search = Callable[[str, Work, Sequence[Choice], Target], Choice]
+"""Picks one of the tiles that a schedule offers for a work on a target, the default first."""
+
+
+def choose(
+    work: Work, target: Target, *, batch: int, preferred: Recorded | None = None, search: Search | None = None
+) -> Kernel:
+    """The first schedule that takes the work, with the preferred tile if it offers that, else the one that `search`
+    picks, else its default.
 
     On a CPU the tiles are for the one this process runs on. BuildError, with every reason, if no schedule takes it.
     """
@@ -112,7 +119,9 @@ def choose(work: Work, target: Target, *, batch: int, preferred: Recorded | None
         if reason is None:
             offered = schedule.choices(work, device)
             wanted = (preferred or {}).get(name)
-            choice = next((one for one in offered if wanted is not None and dict(one) == dict(wanted)), offered[0])
+            choice = next((one for one in offered if wanted is not None and dict(one) == dict(wanted)), None)
+            if choice is None:
+                choice = search(name, work, offered, device) if search else offered[0]
             return Kernel(schedule=name, work=work, batch=batch, choice=choice, target=device)
         reasons.append(f"{name}: {reason}")
     why = "; ".join(reasons) or "no schedule serves it"
@@ -137,10 +146,14 @@ def _target_words(target: Target) -> dict[str, object]:
 
 @cache
 def _source_hash(kind: type[Schedule]) -> str:
-    """Of the schedule's file, the furniture beside it and `base.py`: a change there makes a new kernel."""
+    """Of the schedule's file, the furniture beside it and `base.py`: a change there makes a new kernel.
+
+    The `_*_demand.py` only say what a kernel costs.
+    """
     own = Path(inspect.getfile(kind))
     folders = {own.parent, Path(_base_file()).parent}  # a schedule that was dropped in reads ours too
-    furniture = sorted((file for folder in folders for file in folder.glob("_*.py")), key=lambda file: file.name)
+    beside = (file for folder in folders for file in folder.glob("_*.py") if not file.stem.endswith("_demand"))
+    furniture = sorted(beside, key=lambda file: file.name)
     digest = hashlib.sha256()
     for path in (own, *furniture, Path(_base_file())):
         digest.update(path.read_bytes())

@@ -11,6 +11,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -30,6 +31,7 @@ _POISON_BYTE = 0xFF
 """A float of such bytes is NaN."""
 
 Watch = Callable[[Step, tuple[Tensor, ...], tuple[Tensor, ...]], None]
+Visit = Callable[[Step, Callable[[], object]], None]
 
 
 class Runner:
@@ -92,6 +94,15 @@ class Runner:
                         self._bytes(value).fill_(_POISON_BYTE)
                 function(*arguments)
                 watch(step, operands, tuple(self.value(value) for value in step.results))
+                if step.masker in masks:
+                    self._decided[step.masker][0].copy_(masks[step.masker])
+
+    def walk(self, x: Tensor, masks: Mapping[str, Tensor], visit: Visit) -> None:
+        """A run in which `visit` makes every call itself, once or more often, such as to time it."""
+        with self._lock, self._in_turn():
+            self._take(x)
+            for step, (function, arguments) in zip(self.executable.steps, self._calls, strict=True):
+                visit(step, partial(function, *arguments))
                 if step.masker in masks:
                     self._decided[step.masker][0].copy_(masks[step.masker])
 

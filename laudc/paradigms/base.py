@@ -24,6 +24,10 @@ class Paradigm(ABC):
         """What is used where the user names none."""
 
     @abstractmethod
+    def granularities(self, block: Block) -> tuple[int, ...]:
+        """Those worth weighing for this block, the finest first."""
+
+    @abstractmethod
     def refuse(self, block: Block, granularity: int) -> str | None:
         """Why this block cannot be dynamic this way, or None."""
 

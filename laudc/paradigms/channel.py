@@ -25,6 +25,12 @@ class Channel(Paradigm):
         fits = [size for size in sizes if size % block.group_width == 0]
         return fits[0] if fits else max(block.group_width, 1)
 
+    def granularities(self, block: Block) -> tuple[int, ...]:
+        """Powers of two that keep whole groups whole and leave at least two decisions."""
+        powers = (1 << p for p in range(block.width.bit_length()))
+        fits = (g for g in powers if block.width % g == 0 and g % max(block.group_width, 1) == 0)
+        return tuple(g for g in fits if block.width // g >= 2)
+
     def refuse(self, block: Block, granularity: int) -> str | None:
         if block.width % granularity:
             return f"{granularity} adjacent channels do not divide the inner width of {block.width}"

@@ -13,5 +13,9 @@ class Layer(Spatial):
         """0: the whole map, whatever its size."""
         return 0
 
+    def granularities(self, block: Block) -> tuple[int, ...]:
+        """The one there is."""
+        return (0,)
+
 
 PARADIGM = Layer()

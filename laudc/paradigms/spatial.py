@@ -20,6 +20,13 @@ class Spatial(Paradigm):
         """4-4-2-1 on maps of 56, 28, 14, 7: the granularity of LAUDNet's ResNets."""
         return max(1, min(4, min(block.out_size) // 7))
 
+    def granularities(self, block: Block) -> tuple[int, ...]:
+        """Powers of two, and sides that divide the map, up to half of it; a larger patch is the layer paradigm's."""
+        side = min(block.out_size)
+        divisors = {s for s in range(1, side // 2 + 1) if all(extent % s == 0 for extent in block.out_size)}
+        powers = {1 << p for p in range(side.bit_length()) if 1 << p <= max(1, side // 2)}
+        return tuple(sorted(divisors | powers))
+
     def refuse(self, block: Block, granularity: int) -> str | None:
         return None
 

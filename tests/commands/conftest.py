@@ -176,7 +176,7 @@ def make_files(folder: Path) -> None:
     folder.mkdir()
     (folder / "net.py").write_text(NETWORK)
     converted = str(folder / "tiny-spatial.laud")
-    assert main(["convert", f"{folder}/net.py:Tiny", "--size", "32", "-o", converted]) == 0
+    assert main(["convert", f"{folder}/net.py:Tiny", "--size", "32", "--granularity", "2-1", "-o", converted]) == 0
     for batch in (1, 2):
         compiled = str(folder / f"tiny-spatial.cpu{batch}.laud")
         assert main(["compile", converted, "--target", "cpu", "--batch", str(batch), "-o", compiled]) == 0

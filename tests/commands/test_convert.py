@@ -17,6 +17,8 @@ from laudc.dynamic_model import DynamicModel
 Cli = Callable[..., Any]
 """A command line -> `Said`, of conftest.py."""
 TINY = ("convert", "net.py:Tiny", "--size", "32")
+LARGE = ("convert", "net.py:Tiny", "--size", "512")
+"""Images on which skipping pays for its launches."""
 
 
 def new_files(folder: Path) -> list[str]:
@@ -59,12 +61,54 @@ def test_the_block_table_says_what_each_block_costs(cli: Cli) -> None:
 
 
 def test_json_holds_the_same_facts(cli: Cli) -> None:
-    said = cli(*TINY, "--paradigm", "layer+channel", "--rate", ".5", "--json")
+    said = cli(*TINY, "--paradigm", "layer+channel", "--granularity", "4-8", "--rate", ".5", "--json")
     facts = json.loads(said.out)
     assert facts["file"] == "tiny-layer+channel.laud"
     assert (facts["rate"], facts["weights"], facts["input"]) == (0.5, "own", [1, 3, 32, 32])
     assert [block["dynamic_in"] for block in facts["blocks"]] == ["layer + channel 4", "layer + channel 8"]
     assert sum(block["share"] for block in facts["blocks"]) == pytest.approx(0.949, abs=1e-3)
+
+
+def test_the_granularity_is_planned_for_this_machine_and_holds_for_any(cli: Cli) -> None:
+    cli(*TINY)
+    plan = loaded("tiny-spatial.laud").plan
+    assert [decision.block for decision in plan.decisions] == ["blocks.0", "blocks.1"]
+    assert (plan.target, plan.made_for) == (None, None)
+
+
+def test_a_named_target_is_planned_for_and_binds(cli: Cli) -> None:
+    facts = json.loads(cli(*LARGE, "--paradigm", "auto", "--target", "jetson-nano", "--json").out)
+    assert facts["file"] == "tiny-auto.laud"
+    assert facts["made_for"]["target"] == "jetson-nano"
+    found = cli("compile", "tiny-auto.laud", "--target", "jetson-tx2")
+    assert found.exit_code == 2
+    assert "the network was planned for target jetson-nano, not jetson-tx2" in found.error
+    found = cli("compile", "tiny-auto.laud", "--target", "jetson-nano", "--batch", "3")
+    assert "planned for batch 1, not 3; compile it for that, or plan again" in found.error
+
+
+def test_a_target_on_which_nothing_gains_is_said(cli: Cli, folder: Path) -> None:
+    found = cli(*TINY, "--target", "jetson-nano")
+    assert "no block is predicted to gain on jetson-nano at rate 0.5" in found.error
+    assert found.exit_code == 2
+    assert cli("plan", "net.py:Tiny", "--size", "32", "--target", "jetson-nano").exit_code == 0
+    assert "the plan leaves every block static" in cli("convert", "net.py:Tiny", "--plan", "plan.toml").error
+    assert new_files(folder) == ["plan.toml"]
+
+
+def test_a_plan_is_obeyed_or_refused_with_what_differs(cli: Cli, folder: Path) -> None:
+    assert cli("plan", "net.py:Tiny", "--size", "512", "--target", "jetson-nano", "--batch", "2").exit_code == 0
+    text = (folder / "plan.toml").read_text()
+    assert cli("convert", "net.py:Tiny", "--plan", "plan.toml").exit_code == 0
+    plan = loaded("tiny-auto.laud").plan
+    assert plan.made_for is not None
+    assert (plan.made_for.batch, plan.made_for.size) == (2, (512, 512))
+    (folder / "plan.toml").write_text(text.replace('"blocks.0"', '"blocks.9"'))
+    assert "plan.toml was changed after it was made" in cli("convert", "net.py:Tiny", "--plan", "plan.toml").error
+    lines = [line for line in text.splitlines() if not line.startswith("hash")]
+    (folder / "plan.toml").write_text("\n".join(lines).replace('"blocks.0"', '"blocks.9"'))
+    found = cli("convert", "net.py:Tiny", "--plan", "plan.toml", "--force")
+    assert "it has no blocks.9; the plan has no blocks.0" in found.error
 
 
 def test_a_dry_run_writes_nothing(cli: Cli, folder: Path) -> None:

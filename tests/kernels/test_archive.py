@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from laudc.errors import ArtifactError, InputError, StorageError
-from laudc.kernels.archive import FORMAT, read_archive, refuse_unwritable, write_archive
+from laudc.kernels.archive import FORMAT, read_archive, write_archive
+from laudc.whole_file import refuse_unwritable
 
 MEMBERS = {"graph.json": b'{"a": 1}', "weights.safetensors": bytes(range(256)) * 64}
 

@@ -172,7 +172,7 @@ def test_skipping_layers_takes_no_longer_than_skipping_patches(network: str, dev
 )
 def test_more_work_takes_no_less_time(paradigm: str, granularity: str, as_released: bool) -> None:
     for network in NETWORKS:
-        for device in (V100, TX2):
+        for device in (V100, TX2, NANO):
             times = [ms(network, device, paradigm, granularity, rate=rate, as_released=as_released) for rate in RATES]
             assert all(later >= earlier * (1 - 1e-12) for earlier, later in pairwise(times))
 

@@ -1,0 +1,60 @@
+"""`laudc calibrate`: fit the latency model to the device that is here."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import TYPE_CHECKING, cast
+
+import click
+
+from laudc.commands import _options
+
+if TYPE_CHECKING:
+    from laudc.report.console import Json
+
+
+@click.command("calibrate", short_help="Fit the latency model to this device.", context_settings=_options.SETTINGS)
+@click.option("--target", help="The device that is here, as a name or a file.", show_default="this machine")
+@click.option("--rounds", type=click.IntRange(min=3), default=15, help="Runs of each network; medians count.")
+@_options.force
+@_options.as_json
+def _calibrate(target: str | None, rounds: int, force: bool, as_json: bool) -> None:
+    """Run some dozens of kernels on the local device, fit the model's few free constants, and keep them for it.
+
+    Leave the machine alone meanwhile. What is kept names the driver, toolchain and versions it holds for.
+    """
+    from laudc.latency.calibration import calibrate
+    from laudc.latency.constants import calibration_path, constants_table
+    from laudc.latency.machine import here, local_target
+    from laudc.report.console import print_json, progress, table
+    from laudc.targets import load_target
+    from laudc.whole_file import refuse_unwritable, write_text
+
+    device = local_target() if target is None else here(load_target(target))
+    path = calibration_path(device)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    refuse_unwritable(path, force)
+    start = time.perf_counter()
+    with progress("calibrating") as now:
+        found = calibrate(device, rounds=rounds, say=now)
+    write_text(path, json.dumps(found.to_json(), indent=1) + "\n", force=True)
+    if as_json:
+        facts: dict[str, Json] = {"file": str(path), "target": device.name, "seconds": time.perf_counter() - start}
+        print_json(facts | cast("dict[str, Json]", found.to_json()))
+        return
+    table(
+        f"{device.title}, {device.name}",
+        ("constant", "value"),
+        [(k, f"{v:.4g}") for k, v in constants_table(found).items()],
+    )
+    errors = found.errors
+    click.echo(
+        f"{errors['kernels']:.0f} kernels, {errors['samples']:.0f} measurements: median error "
+        f"{errors['before_median']:.0%} before, {errors['after_median']:.0%} after (p90 {errors['after_p90']:.0%}); "
+        f"measured again, they differ by {errors['repeat_median']:.1%}"
+    )
+    click.echo(f"wrote {path}, in {time.perf_counter() - start:.0f} s")
+
+
+COMMAND = _calibrate

@@ -1,0 +1,110 @@
+"""Microseconds of a demand on a GPU: its multiprocessors and its memories work at the same time.
+
+    phase = launch + start + max(deals * task on one multiprocessor, l2 bytes / l2, dram bytes / dram, all blocks)
+
+The blocks are dealt out over the multiprocessors, so the busiest gets ceil(blocks / multiprocessors) of them (the
+staircase in the number of active rows). A block that finds no work still has to be handed out. As many run on it at
+once as shared memory, registers and threads leave room for; with too few warps its waits show. The part that is
+longest counts, the others hide behind it.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from laudc.errors import TargetError
+from laudc.latency._time import Time
+from laudc.schedules import Demand
+from laudc.targets import Target
+
+_WARP = 32
+_BLOCK_KIB = 1.0
+"""Shared memory that the system takes for each block."""
+_ENOUGH_WARPS = 8
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CudaConstants:
+    """What a data sheet does not tell. The defaults are estimates; `calibrate` fits them on a device."""
+
+    fp32_share: float = 0.6
+    """Of the peak outside the tensor cores that the best tile reaches."""
+    tensor_share: float = 0.6
+    """Of the peak of the tensor cores that the best tile reaches."""
+    waiting_share: float = 0.7
+    """What is left where too few warps are resident to hide waits."""
+    on_chip_bytes_per_clock: float = 128.0
+    """Of one multiprocessor."""
+    steps_per_clock: float = 48.0
+    """Instructions of single threads a clock, on one multiprocessor."""
+    dram_share: float = 0.85
+    l2_share: float = 0.7
+    start_us: float = 1.5
+    """From the launch of a kernel until its blocks compute, and from the last result until the next may start."""
+    idle_block_ns: float = 2.0
+    """Handing out one block, with work or without: what blocks that find none cost; others hide it."""
+
+
+def cuda_time(demand: Demand, target: Target, constants: CudaConstants) -> Time:
+    """One phase, all its repeats. TargetError where a block does not fit the multiprocessor."""
+    c, clock = constants, target.clock_mhz
+    resident = resident_blocks(demand, target)
+    deals = math.ceil(demand.tasks / target.sm_count)
+    busy = _with_waits(deals, resident, demand.threads, c) if demand.macs else deals
+    compute = busy * demand.macs / (_macs_per_clock(demand, target, c) * demand.efficiency * clock)
+    on_chip = deals * (
+        demand.on_chip_bytes / (c.on_chip_bytes_per_clock * clock) + demand.steps / (c.steps_per_clock * clock)
+    )
+    moved = demand.read_bytes + demand.written_bytes + demand.weight_bytes
+    l2 = max(moved, demand.tasks * demand.l2_bytes) / (target.l2_gb_per_s * c.l2_share * 1e3)
+    held = target.l2_kib * 1024 / 2
+    beyond = demand.weight_bytes + max(0.0, moved - demand.weight_bytes - held)
+    dram = beyond / (target.dram_gb_per_s * c.dram_share * 1e3)
+    handing_out = (demand.tasks + demand.idle_tasks) * c.idle_block_ns / 1e3
+    longest = max(compute, on_chip, l2, dram, handing_out)
+    return Time(
+        launch_us=target.launch_us + c.start_us + (longest if longest == handing_out else 0.0),
+        compute_us=longest if longest == compute != handing_out else 0.0,
+        on_chip_us=longest if longest == on_chip not in (handing_out, compute) else 0.0,
+        l2_us=longest if longest == l2 not in (handing_out, compute, on_chip) else 0.0,
+        dram_us=longest if longest == dram not in (handing_out, compute, on_chip, l2) else 0.0,
+    ).scaled(demand.repeats)
+
+
+def _with_waits(deals: int, resident: int, threads: int, c: CudaConstants) -> float:
+    """Blocks in the time of as many that hide their waits; some more blocks never take less time than some."""
+    too_few = math.ceil(_ENOUGH_WARPS * _WARP / max(threads, _WARP)) - 1
+    shown = deals if resident <= too_few else min(deals, too_few)
+    return max(deals, shown / c.waiting_share)
+
+
+def resident_blocks(demand: Demand, target: Target) -> int:
+    """How many blocks of it a multiprocessor holds at once."""
+    threads = max(demand.threads, _WARP)
+    limits = {
+        "threads": target.max_threads_per_sm // threads,
+        "blocks": target.max_blocks_per_sm,
+    }
+    if demand.shared_bytes:
+        kib = demand.shared_bytes / 1024
+        fits = kib <= target.shared_memory_per_block_kib
+        limits["shared memory"] = int(target.shared_memory_per_sm_kib // (kib + _BLOCK_KIB)) if fits else 0
+    if demand.registers:
+        limits["registers"] = target.registers_per_sm // (demand.registers * threads)
+    scarce = min(limits, key=lambda name: limits[name])
+    if not limits[scarce]:
+        raise TargetError(
+            f"a block of {threads} threads and {demand.shared_bytes} bytes of shared memory does not fit {target.name}",
+            f"choose a smaller tile: the {scarce} of a multiprocessor are too few",
+        )
+    return limits[scarce]
+
+
+def _macs_per_clock(demand: Demand, target: Target, c: CudaConstants) -> float:
+    """Of one multiprocessor, by the best tile."""
+    if demand.unit == "tensor_fp16":
+        return target.tensor_fp16_flops_per_clock_per_sm / 2 * c.tensor_share
+    if demand.unit == "fp16":
+        return target.fp16_flops_per_clock_per_sm / 2 * c.fp32_share
+    return target.fp32_lanes_per_sm * c.fp32_share

@@ -1,0 +1,84 @@
+"""The device that is here: which target it is, and the state that a measurement holds for."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+import laudc
+from laudc.errors import ToolchainError
+from laudc.kernels.cpu_features import detect_cpu
+from laudc.kernels.kernel import toolchain_version
+from laudc.targets import TARGETS, Target, load_target
+
+
+def local_target() -> Target:
+    """The target that describes this machine: its GPU where there is one that laudc knows, else its CPU."""
+    if torch.cuda.is_available():
+        found = _local_gpu()
+        if found is not None:
+            return found
+    return detect_cpu().refine(load_target("cpu"))
+
+
+def here(target: Target) -> Target:
+    """The target as this machine has it: a CPU's nominal facts give way to the detected ones."""
+    return detect_cpu().refine(target) if target.kind == "cpu" else target
+
+
+def _local_gpu() -> Target | None:
+    properties = torch.cuda.get_device_properties(torch.cuda.current_device())
+    for name in TARGETS:
+        target = TARGETS[name]
+        same = target.capability == properties.major * 10 + properties.minor
+        if target.kind == "cuda" and same and target.sm_count == properties.multi_processor_count:
+            return target
+    return None
+
+
+def state_of(target: Target) -> Mapping[str, str]:
+    """What a measurement on this machine depends on beside the target's facts."""
+    state = {
+        "laudc": laudc.__version__,
+        "tvm": toolchain_version(),
+        "torch": version("torch"),
+        "python": platform.python_version(),
+    }
+    return state | (_cpu_state() if target.kind == "cpu" else _gpu_state())
+
+
+def _cpu_state() -> dict[str, str]:
+    cpu = detect_cpu()
+    governor = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
+    return {
+        "cpu": cpu.name,
+        "cores": str(cpu.cores),
+        "threads": os.environ.get("TVM_NUM_THREADS", str(torch.get_num_threads())),
+        "governor": governor.read_text().strip() if governor.exists() else "unknown",
+        "kernel": platform.release(),
+    }
+
+
+def _gpu_state() -> dict[str, str]:
+    if not torch.cuda.is_available():
+        raise ToolchainError("no CUDA device is here to be measured", "run it on the device")
+    properties = torch.cuda.get_device_properties(torch.cuda.current_device())
+    return {
+        "gpu": properties.name,
+        "driver": _driver(),
+        "cuda": str(torch.version.cuda),
+        "highest clock": str(getattr(properties, "clock_rate", "unknown")),
+    }
+
+
+def _driver() -> str:
+    try:
+        words = Path("/proc/driver/nvidia/version").read_text().split()
+    except OSError:
+        return "unknown"
+    return next((word for word in words if word.count(".") >= 1 and word[0].isdigit()), "unknown")

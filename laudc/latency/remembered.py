@@ -1,0 +1,71 @@
+"""Answers of the model that were worked out before, kept in the user's cache.
+
+The key holds everything that an answer depends on: what was asked, the target's facts, the constants, the versions of
+the libraries that make the networks, and the source of all that captures, lowers and prices them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import laudc
+import laudc.ops
+import laudc.paradigms
+import laudc.passes
+import laudc.schedules
+from laudc.kernels import cache as disk
+from laudc.latency.constants import Calibration
+from laudc.targets import Target
+
+_LIBRARIES = ("torch", "torchvision", "timm")
+_UNSEEN = ("commands", "report")
+"""Folders that only show what was found."""
+
+
+def remembered(
+    asked: Mapping[str, object], target: Target, calibration: Calibration, make: Callable[[], dict[str, Any]]
+) -> dict[str, Any]:
+    """What `make` returns, plain data, or what it returned when the same was asked before."""
+    content = {
+        "asked": asked,
+        "target": target.content_hash,
+        "constants": asdict(calibration.constants),
+        "versions": [version(library) for library in _LIBRARIES],
+        "source": source_hash(),
+    }
+    key = disk.key_of("answer 1", json.dumps(content, sort_keys=True))
+    kept = disk.get(key)
+    if kept is not None:
+        known: dict[str, Any] = json.loads(kept)
+        return known
+    made = make()
+    disk.put(key, json.dumps(made).encode())
+    return made
+
+
+@cache
+def source_hash() -> str:
+    """sha256 of the source that stands between a network's name and its predicted time, plugins included."""
+    packages = (laudc, laudc.ops, laudc.paradigms, laudc.passes, laudc.schedules)
+    folders = dict.fromkeys(folder for package in packages for folder in package.__path__)
+    digest = hashlib.sha256()
+    for folder in folders:
+        for file in _sources(Path(folder)):
+            digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+def _sources(folder: Path) -> list[Path]:
+    found = []
+    for here, below, files in os.walk(folder):  # links to folders are not followed: they are packages of their own
+        below[:] = [name for name in below if name not in _UNSEEN]
+        found += [Path(here, name) for name in files if name.endswith(".py")]
+    return sorted(found)

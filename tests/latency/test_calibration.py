@@ -1,0 +1,91 @@
+"""The fit of the constants, on samples that the model itself made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, replace
+
+import numpy as np
+import pytest
+
+from laudc.errors import InputError
+from laudc.latency import calibration
+from laudc.latency.calibration import Sample, calibrate, fit
+from laudc.latency.constants import Constants, defaults
+from laudc.latency.kernel import expected_time
+from laudc.latency.network import NetworkModel
+from laudc.schedules import Active
+from laudc.targets import Target
+
+Model = Callable[..., NetworkModel]
+
+
+def samples(model: Model, target: str, truth: Callable[[Constants], Constants], noise: float) -> list[Sample]:
+    """Every kernel of a small network at two batches and two rates, as a device with those constants would take."""
+    generator = np.random.default_rng(0)
+    found: dict[tuple[object, ...], Sample] = {}
+    for paradigm, batch in (("spatial", 1), ("spatial", 64), ("channel", 64)):
+        bound = model("resnet18", target, batch, paradigm, None)
+        device = bound.calls[0].kernel.target
+        constants = truth(defaults(device).constants)
+        for call in bound.calls:
+            kernel = call.kernel
+            for rate in (0.3, 1.0):
+                cases = ((1.0, Active()),)
+                if call.lists is not None:
+                    (_, on), *_ = call.lists.expected(dict.fromkeys(bound.maskers, rate))[-1:]
+                    cases = ((1.0, on),)  # type: ignore[assignment]
+                us = expected_time(kernel.schedule, kernel.work, kernel.choice, device, constants, cases).total_us
+                one, other = us * np.exp(noise * generator.standard_normal(2))
+                key = (kernel.schedule, kernel.work, cases)
+                found[key] = Sample(kernel=kernel, cases=cases, measured_us=float(one), again_us=float(other))
+    return list(found.values())
+
+
+@pytest.mark.slow
+def test_known_constants_of_a_cpu_are_found_again(model: Model) -> None:
+    def truth(nominal: Constants) -> Constants:
+        changed = {name: 0.6 * value for name, value in asdict(nominal).items() if name.endswith("per_us")}
+        return replace(nominal, **changed, call_us=4.0, wake_us=9.0)
+
+    measured = samples(model, "cpu", truth, 0.02)
+    target = measured[0].kernel.target
+    found = fit(target, measured)
+    wanted = truth(defaults(target).constants)
+    for name in ("macs_per_us", "steps_per_us", "on_chip_bytes_per_us", "call_us", "wake_us"):
+        assert getattr(found.constants, name) == pytest.approx(getattr(wanted, name), rel=0.1), name
+    assert found.calibrated
+    assert found.errors["before_median"] > 0.25
+    assert found.errors["after_median"] < 0.025
+    assert found.errors["repeat_median"] == pytest.approx(0.02, rel=0.4)
+    low, high = found.interval
+    assert 0.93 < low < 1 < high < 1.07
+    assert found.errors["samples"] == len(measured)
+
+
+@pytest.mark.slow
+def test_known_constants_of_a_gpu_are_found_again(model: Model) -> None:
+    def truth(nominal: Constants) -> Constants:
+        return replace(nominal, fp32_share=0.4, dram_share=0.6, start_us=3.0)  # type: ignore[call-arg]
+
+    measured = samples(model, "v100", truth, 0.02)
+    target = measured[0].kernel.target
+    found = fit(target, measured)
+    wanted = truth(defaults(target).constants)
+    for name in ("fp32_share", "start_us"):
+        assert getattr(found.constants, name) == pytest.approx(getattr(wanted, name), rel=0.1), name
+    assert found.errors["after_median"] < 0.025 < 0.1 < found.errors["before_median"]
+
+
+def test_a_machine_that_changes_meanwhile_is_not_calibrated(monkeypatch: pytest.MonkeyPatch) -> None:
+    states = iter(({"driver": "1", "clock": "a"}, {"driver": "2", "clock": "a"}))
+    monkeypatch.setattr(calibration, "state_of", lambda target: next(states))
+    monkeypatch.setattr(calibration, "measure", lambda target, **how: [])
+    with pytest.raises(InputError, match="changed while it was measured: driver from 1 to 2; leave it alone"):
+        calibrate(_target())
+
+
+def _target() -> Target:
+    from laudc.targets import TARGETS
+
+    return TARGETS["cpu"]

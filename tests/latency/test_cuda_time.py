@@ -1,0 +1,123 @@
+"""From demand to microseconds on a GPU, with a device and constants that let a reader compute along."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+
+from laudc.errors import TargetError
+from laudc.latency._cuda import CudaConstants, cuda_time, resident_blocks
+from laudc.latency._time import Time
+from laudc.schedules import Demand
+from laudc.targets import TARGETS
+
+# 1000 clocks a microsecond, 100 multiply-adds a clock on each of 10 multiprocessors
+GPU = replace(
+    TARGETS["a100"],
+    sm_count=10,
+    clock_mhz=1000,
+    fp32_lanes_per_sm=100,
+    fp16_flops_per_clock_per_sm=400,
+    tensor_fp16_flops_per_clock_per_sm=2000,
+    dram_gb_per_s=100,
+    l2_gb_per_s=1000,
+    l2_kib=1000,
+    launch_us=2,
+)
+PLAIN = CudaConstants(
+    fp32_share=1,
+    tensor_share=1,
+    waiting_share=0.5,
+    on_chip_bytes_per_clock=10,
+    steps_per_clock=20,
+    dram_share=1,
+    l2_share=1,
+    start_us=3,
+    idle_block_ns=1,
+)
+BUSY = Demand(threads=256, macs=100_000)
+"""A microsecond a block."""
+
+
+def us(demand: Demand) -> Time:
+    return cuda_time(demand, GPU, PLAIN)
+
+
+def test_blocks_are_dealt_out() -> None:
+    for tasks, deals in ((0, 0), (1, 1), (10, 1), (11, 2), (95, 10)):
+        found = us(replace(BUSY, tasks=tasks))
+        assert (found.compute_us, found.total_us) == (deals, 5 + deals)
+
+
+def test_each_unit_has_its_own_speed() -> None:
+    for unit, share in (("fp32", 1), ("fp16", 2), ("tensor_fp16", 10)):
+        assert us(replace(BUSY, unit=unit)).compute_us == 1 / share
+    assert us(replace(BUSY, efficiency=0.8)).compute_us == pytest.approx(1.25)
+
+
+def test_too_few_warps_show_their_waits() -> None:
+    thin = replace(BUSY, threads=64)
+    times = [us(replace(thin, tasks=10 * deals)).compute_us for deals in range(1, 9)]
+    assert times == [2, 4, 6, 6, 6, 6, 7, 8]  # of 2 warps each, four hide all waits
+    wide = replace(thin, shared_bytes=60 * 1024)
+    assert resident_blocks(wide, GPU) == 2
+    assert us(replace(wide, tasks=80)).compute_us == 16  # never more than two at once
+
+
+def test_the_longest_part_hides_the_others() -> None:
+    demand = replace(BUSY, tasks=10, on_chip_bytes=30_000, l2_bytes=500_000)
+    assert us(demand) == Time(launch_us=5, l2_us=5)
+    assert us(replace(demand, l2_bytes=0)) == Time(launch_us=5, on_chip_us=3)
+    assert us(replace(demand, weight_bytes=600_000)) == Time(launch_us=5, dram_us=6)
+    assert us(replace(BUSY, steps=40_000)) == Time(launch_us=5, on_chip_us=2)
+
+
+def test_memory_is_asked_for_what_the_cache_does_not_hold() -> None:
+    half = 512_000
+    assert us(Demand(tasks=0, read_bytes=half)).dram_us == 0
+    assert us(Demand(tasks=0, read_bytes=half, written_bytes=300_000)).dram_us == pytest.approx(3)
+    assert us(Demand(tasks=0, read_bytes=half, weight_bytes=300_000)).dram_us == pytest.approx(3)
+
+
+def test_a_block_without_work_is_handed_out_all_the_same() -> None:
+    def split(on: int) -> Time:
+        return us(replace(BUSY, tasks=on, idle_tasks=4000 - on))
+
+    assert split(0) == split(10) == split(40) == Time(launch_us=5 + 4)
+    assert split(50) == Time(launch_us=5, compute_us=5)
+    times = [split(on).total_us for on in range(0, 4001, 5)]
+    assert all(more >= less for less, more in pairwise(times))
+
+
+@pytest.mark.parametrize(
+    ("demand", "blocks", "scarce"),
+    [
+        (Demand(threads=256), 8, "threads"),
+        (Demand(threads=32), 32, "blocks"),
+        (Demand(threads=128, shared_bytes=40 * 1024), 4, "shared memory"),
+        (Demand(threads=128, registers=128), 4, "registers"),
+    ],
+)
+def test_as_many_blocks_are_resident_as_the_scarce_resource_leaves_room_for(
+    demand: Demand, blocks: int, scarce: str
+) -> None:
+    assert resident_blocks(demand, GPU) == blocks
+
+
+@pytest.mark.parametrize(
+    ("demand", "scarce"),
+    [
+        (Demand(threads=2080), "threads"),
+        (Demand(threads=128, shared_bytes=163 * 1024 + 1), "shared memory"),
+        (Demand(threads=1024, registers=65), "registers"),
+    ],
+)
+def test_a_block_that_does_not_fit_is_refused(demand: Demand, scarce: str) -> None:
+    with pytest.raises(TargetError, match=f"does not fit a100; choose a smaller tile: the {scarce} of a"):
+        us(demand)
+
+
+def test_repeats_are_launched_one_after_another() -> None:
+    assert us(replace(BUSY, tasks=10, repeats=3)) == Time(launch_us=15, compute_us=3)

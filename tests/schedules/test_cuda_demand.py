@@ -1,0 +1,101 @@
+"""What a CUDA convolution is said to ask, against counting its tiles."""
+
+from __future__ import annotations
+
+import math
+import sys
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from laudc.schedules import SCHEDULES, Active, Demand
+from laudc.schedules._cuda_problem import problem_of
+from laudc.targets import TARGETS, Target
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "gpu"))
+from conv_cases import GENERAL, RESNET50, TENSOR_CORE, Case
+
+KINDS = (
+    ("conv-simt", TARGETS["v100"], "float32"),
+    ("conv-mma", TARGETS["a100"], "float16"),
+    ("conv-wgmma", TARGETS["h200"], "float16"),
+)
+CASES = (*GENERAL, *TENSOR_CORE, *RESNET50)
+KIND = pytest.mark.parametrize(("schedule", "target", "dtype"), KINDS, ids=[kind[0] for kind in KINDS])
+
+
+def served(schedule: str, target: Target, dtype: str) -> list[Case]:
+    found = [case for case in CASES if SCHEDULES[schedule].refuse(case.work(1, dtype), target) is None]
+    assert len(found) > 10
+    return found
+
+
+def demand(schedule: str, target: Target, dtype: str, case: Case, *, batch: int, active: Active) -> list[Demand]:
+    """Of every tile that is offered."""
+    work = case.work(batch, dtype)
+    plan = SCHEDULES[schedule]
+    found = [plan.demand(work, target, choice, active) for choice in plan.choices(work, target)]
+    assert all(len(phases) == 1 for phases in found)
+    return [phases[0] for phases in found]
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+@KIND
+def test_blocks_are_the_tiles_that_cover_what_is_on(schedule: str, target: Target, dtype: str, share: float) -> None:
+    batch = 3
+    for case in served(schedule, target, dtype):
+        work = case.work(batch, dtype)
+        p = problem_of(work)
+        shares = batch if p.per_sample else 1
+        rows = round(share * p.capacity / shares) * shares if p.rows else p.capacity
+        on = round(share * p.decisions)
+        active = Active(rows=float(rows) if p.rows else None, channels=float(on) if p.decisions else None)
+        columns, groups, depth = p.group_columns, p.groups, p.depth
+        if p.channels_out and p.groups == 1:
+            columns = on * p.channels_out
+        if p.channels_out and p.groups > 1:
+            groups = on * p.channels_out // p.group_columns
+        if p.channels_in and p.groups == 1:
+            depth = p.taps * on * p.channels_in
+        beside = p.masker if schedule == "conv-simt" else 0
+        found = demand(schedule, target, dtype, case, batch=batch, active=active)
+        for choice, one in zip(SCHEDULES[schedule].choices(work, target), found, strict=True):
+            if "bm" not in choice:
+                continue
+            tall, every = (shares * -(-(some // shares) // choice["bm"]) for some in (rows, p.capacity))
+            assert one.tasks == tall * groups * -(-(columns + beside) // choice["bn"])
+            blocks = every * p.groups * -(-(p.group_columns + beside) // choice["bn"])
+            assert one.idle_tasks == (0 if choice.get("resident") else blocks - one.tasks)
+            wide = choice["bn"] + (8 if p.masker and not beside else 0)
+            whole = choice.get("bk", 64)
+            assert one.macs == choice["bm"] * wide * whole * -(-depth // whole)
+            assert one.threads % 32 == 0 < one.threads <= 1024
+
+
+@KIND
+def test_every_byte_that_is_there_moves_at_full_rate(schedule: str, target: Target, dtype: str) -> None:
+    size = {"float32": 4, "float16": 2}[dtype]
+    for case in served(schedule, target, dtype):
+        work = case.work(2, dtype)
+        for one in demand(schedule, target, dtype, case, batch=2, active=Active()):
+            assert one.written_bytes == sum(type_.nbytes for type_ in work.results)
+            assert one.weight_bytes == size * math.prod(work.spec.weights()["weight"])
+            assert one.read_bytes > 0
+
+
+@KIND
+def test_more_rows_are_more_blocks_and_fewer_without_work(schedule: str, target: Target, dtype: str) -> None:
+    """But a grid that walks over the tiles that are on has none without work."""
+    for case in served(schedule, target, dtype):
+        p = problem_of(case.work(2, dtype))
+        if not p.rows:
+            continue
+        steps = sorted({0, 1, p.capacity, *(p.capacity * step // 7 for step in range(7))})
+        every = [demand(schedule, target, dtype, case, batch=2, active=Active(rows=rows)) for rows in steps]
+        assert all(one.tasks == one.read_bytes == one.written_bytes == one.weight_bytes == 0 for one in every[0])
+        for less, more in pairwise(every):
+            for one, other in zip(less, more, strict=True):
+                assert other.tasks >= one.tasks
+                if one.idle_tasks:
+                    assert one.tasks + one.idle_tasks == other.tasks + other.idle_tasks
