@@ -130,23 +130,13 @@ def _has_choice(program: Program, paradigm: str, target: Target | None) -> bool:
 def _planned(
     program: Program, paradigm: str, target: Target | None, *, rate: float | None, keep_first: bool, seed: int
 ) -> Plan:
-    from laudc.latency.constants import calibration_for
     from laudc.latency.machine import here, local_target
     from laudc.latency.planner import Search, planned
 
     if rate is not None:
         check_rate(rate)
     device = local_target() if target is None else here(target)
-    batch, _, height, width = input_type(program).shape
-    search = Search(
-        target=device,
-        calibration=calibration_for(device),
-        batch=batch,
-        size=(height, width),
-        dtype=device.default_dtype,
-        rate=PLANNED_RATE,
-        paradigm=paradigm,
-    )
+    search = Search.of(program, device, batch=input_type(program).shape[0], rate=PLANNED_RATE, paradigm=paradigm)
     return planned(program, search, binding=target is not None, seed=seed, rate=rate, keep_first=keep_first)
 
 

@@ -9,8 +9,9 @@ schedule takes, is a BuildError that names it.
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import TYPE_CHECKING
 
 from torch import fx
@@ -23,6 +24,7 @@ from laudc.targets import TARGETS, Target
 
 if TYPE_CHECKING:
     from laudc.kernels.kernel import Kernel
+    from laudc.latency.constants import Calibration
     from laudc.latency.network import CasesOf
 
 
@@ -37,19 +39,27 @@ class BindKernels(Pass):
     """Of every masker."""
 
     def run(self, program: Program) -> Program:
+        from laudc.latency.constants import calibration_for
         from laudc.latency.network import lists_at
 
+        calibration = cache(calibration_for)  # of the one device, read once
         clone = program.clone()
         batch = input_type(clone).shape[0]
         cases = lists_at(clone, self.expected_rate)
         for node in clone.nodes:
             if not needs_no_kernel(clone, node):
-                node.meta["kernel"] = self._kernel(clone, node, batch, cases)
+                node.meta["kernel"] = self._kernel(clone, node, batch, cases, calibration)
         return clone
 
-    def _kernel(self, program: Program, node: fx.Node, batch: int, cases: CasesOf) -> Kernel:
+    def _kernel(
+        self,
+        program: Program,
+        node: fx.Node,
+        batch: int,
+        cases: CasesOf,
+        calibration: Callable[[Target], Calibration],
+    ) -> Kernel:
         from laudc.kernels.kernel import choose
-        from laudc.latency.constants import calibration_for
         from laudc.latency.search import best_choice
 
         op = program.op(node)
@@ -63,7 +73,7 @@ class BindKernels(Pass):
         work = Work(spec=op.spec, operands=operands, results=types_of(node))
 
         def search(schedule: str, work: Work, offered: Sequence[Choice], device: Target) -> Choice:
-            return best_choice(schedule, work, offered, device, calibration_for(device), cases(node))
+            return best_choice(schedule, work, offered, device, calibration(device), cases(node))
 
         return choose(work, self.target, batch=batch, preferred=self.preferred.get(node.name), search=search)
 

@@ -35,22 +35,10 @@ def search_for(
     dtype: str | None,
 ) -> Search:
     """What to plan for, checked."""
-    from laudc.latency.constants import calibration_for
     from laudc.latency.planner import Search
-    from laudc.program import input_type
 
     device, kind = device_for(target, dtype)
-    height, width = input_type(program).shape[2:]
-    return Search(
-        target=device,
-        calibration=calibration_for(device),
-        batch=batch,
-        size=(height, width),
-        dtype=kind,
-        rate=rate,
-        paradigm=paradigm,
-        margin=margin,
-    )
+    return Search.of(program, device, batch=batch, rate=rate, dtype=kind, paradigm=paradigm, margin=margin)
 
 
 def device_for(target: str | None, dtype: str | None) -> tuple[Target, str]:

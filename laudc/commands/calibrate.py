@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import asdict
 from typing import TYPE_CHECKING, cast
 
 import click
@@ -25,7 +26,7 @@ def _calibrate(target: str | None, rounds: int, force: bool, as_json: bool) -> N
     Leave the machine alone meanwhile. What is kept names the driver, toolchain and versions it holds for.
     """
     from laudc.latency.calibration import calibrate
-    from laudc.latency.constants import calibration_path, constants_table
+    from laudc.latency.constants import calibration_path
     from laudc.latency.machine import here, local_target
     from laudc.report.console import print_json, progress, table
     from laudc.targets import load_target
@@ -46,7 +47,7 @@ def _calibrate(target: str | None, rounds: int, force: bool, as_json: bool) -> N
     table(
         f"{device.title}, {device.name}",
         ("constant", "value"),
-        [(k, f"{v:.4g}") for k, v in constants_table(found).items()],
+        [(k, f"{v:.4g}") for k, v in asdict(found.constants).items()],
     )
     errors = found.errors
     click.echo(

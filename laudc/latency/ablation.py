@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from laudc import pipeline
-from laudc.latency.planner import Search, bound, converted
-from laudc.latency.prediction import typed_for
+from laudc.latency.planner import Search, bound, converted, typed_for
 from laudc.plan import Plan
 from laudc.program import Program
 

@@ -132,8 +132,3 @@ def device_identity(target: Target) -> str:
 
 def _kind(target: Target) -> type[CpuConstants] | type[CudaConstants]:
     return CpuConstants if target.kind == "cpu" else CudaConstants
-
-
-def constants_table(calibration: Calibration) -> dict[str, float]:
-    """The constants by name."""
-    return asdict(calibration.constants)

@@ -18,13 +18,14 @@ from laudc.errors import InputError, PlanError
 from laudc.latency import _kept
 from laudc.latency._frame import Frame, frame_of, weightless
 from laudc.latency._time import Time
-from laudc.latency.constants import Calibration, device_identity
+from laudc.latency.constants import Calibration, calibration_for, device_identity
 from laudc.latency.network import NetworkModel, NetworkTime, network_model
+from laudc.latency.remembered import remembered
 from laudc.paradigms import PARADIGMS
 from laudc.passes.bind_kernels import BindKernels
 from laudc.passes.insert_maskers import InsertMaskers
 from laudc.plan import AUTO, Basis, Decision, Plan, check_rate, parse_paradigms
-from laudc.program import Block, Program, Refusal, program_for
+from laudc.program import Block, Program, Refusal, input_type, program_for
 from laudc.static_network import static_program
 from laudc.targets import Target
 
@@ -78,6 +79,31 @@ class Search:
     """Paradigms joined by +, or "auto": each alone, block by block."""
     margin: float = MARGIN
 
+    @classmethod
+    def of(
+        cls,
+        program: Program,
+        target: Target,
+        *,
+        batch: int,
+        rate: float,
+        dtype: str | None = None,
+        paradigm: str = AUTO,
+        margin: float = MARGIN,
+    ) -> Search:
+        """For a network at its own size, on a device with the calibration that it has."""
+        height, width = input_type(program).shape[2:]
+        return cls(
+            target=target,
+            calibration=calibration_for(target),
+            batch=batch,
+            size=(height, width),
+            dtype=dtype or target.default_dtype,
+            rate=rate,
+            paradigm=paradigm,
+            margin=margin,
+        )
+
     def basis(self, model: str) -> Basis:
         """What the plan of a network is made for."""
         return Basis(
@@ -100,17 +126,13 @@ class Search:
 
 def choose_blocks(program: Program, search: Search) -> tuple[BlockChoice, ...]:
     """The choice for every block of a captured program, as it was kept or made now. BuildError as compiling does."""
-    key = _kept.key_of(program, search)
-    choices = _kept.kept(key)
-    if choices is None:
-        choices = _choices(program, search)
-        _kept.keep(key, choices)
-    return choices
+    asked = _kept.question(program, search)
+    found = remembered(asked, search.target, search.calibration, lambda: _kept.plain(_choices(program, search)))
+    return _kept.choices_of(found)
 
 
 def _choices(program: Program, search: Search) -> tuple[BlockChoice, ...]:
-    image = (search.batch, _channels(program), *search.size)
-    frame = frame_of(program_for(program, image, dtype=search.dtype))
+    frame = frame_of(typed_for(program, search))
     static = price(static_program(weightless(frame.program)), search).blocks
     weighed: dict[str, list[Weighed]] = {block.name: [] for block in frame.program.blocks}
     for taken in _rounds(frame.program.blocks, search.paradigm):
@@ -168,8 +190,12 @@ def planned(
 def _dynamic_anyway(choice: BlockChoice, margin: float) -> BlockChoice:
     if choice.chosen is not None or not choice.weighed:
         return choice
-    within = [one for one in choice.weighed if one.ratio <= choice.weighed[0].ratio * (1 + margin)]
-    return replace(choice, chosen=max(within, key=lambda one: (one.decisions, -one.ratio)))
+    return replace(choice, chosen=_finest(choice.weighed, choice.weighed[0].ratio * (1 + margin)))
+
+
+def _finest(weighed: Sequence[Weighed], most: float) -> Weighed:
+    """Of those whose ratio is at most that, the one with the most decisions; of equals the fastest."""
+    return max((one for one in weighed if one.ratio <= most), key=lambda one: (one.decisions, -one.ratio))
 
 
 def bound(program: Program, search: Search, *, without: Iterable[str] = ()) -> NetworkModel:
@@ -196,10 +222,10 @@ def converted(program: Program, plan: Plan) -> Program:
     return weightless(program if program.takes_masks else InsertMaskers(plan=plan).run(program))
 
 
-def _channels(program: Program) -> int:
-    from laudc.program import input_type
-
-    return input_type(program).shape[1]
+def typed_for(program: Program, search: Search) -> Program:
+    """The network at the batch, size and data type that are asked for."""
+    channels = input_type(program).shape[1]
+    return program_for(program, (search.batch, channels, *search.size), dtype=search.dtype)
 
 
 def _rounds(blocks: Sequence[Block], paradigm: str) -> Iterator[Mapping[str, Candidate]]:
@@ -251,8 +277,7 @@ def _choose(block: str, static: Time, weighed: Sequence[Weighed], margin: float)
     if best.ratio >= 1:
         why = f"static: the best, {best.words}, is predicted at {best.ratio:.2f} of it ({best.time.bound} bound)"
         return BlockChoice(block=block, static=static, chosen=None, weighed=ranked, why=why)
-    within = [one for one in ranked if one.ratio <= min(1.0, best.ratio * (1 + margin))]
-    chosen = max(within, key=lambda one: (one.decisions, -one.ratio))
+    chosen = _finest(ranked, min(1.0, best.ratio * (1 + margin)))
     why = f"{chosen.words}: {chosen.ratio:.2f} of static with {chosen.decisions} decisions"
     if chosen is not best:
         why += f"; fastest {best.words}, {best.ratio:.2f} with {best.decisions}"
@@ -266,6 +291,6 @@ def words_of(candidate: Candidate) -> str:
 
 def whole_network(program: Program, plan: Plan, search: Search) -> tuple[NetworkTime, NetworkTime]:
     """The static and the planned network, priced as a whole."""
-    typed = program_for(program, (search.batch, _channels(program), *search.size), dtype=search.dtype)
+    typed = typed_for(program, search)
     static = price(static_program(weightless(typed)), search)
     return static, price(converted(typed, plan), search) if plan.decisions else replace(static)

@@ -12,9 +12,9 @@ from typing import Any
 from laudc.latency._frame import weightless
 from laudc.latency.constants import Calibration
 from laudc.latency.network import NetworkModel
-from laudc.latency.planner import Search, bound, converted, words_of
+from laudc.latency.planner import Search, bound, converted, typed_for, words_of
 from laudc.plan import Plan
-from laudc.program import Program, input_type, program_for
+from laudc.program import Program
 from laudc.static_network import static_program
 
 OUTSIDE = ""
@@ -108,12 +108,6 @@ def pair_of(program: Program, plan: Plan, search: Search, *, without: Iterable[s
         },
         stages={block.name: block.stage for block in program.blocks},
     )
-
-
-def typed_for(program: Program, search: Search) -> Program:
-    """The network at the batch, size and data type that are asked for."""
-    channels = input_type(program).shape[1]
-    return program_for(program, (search.batch, channels, *search.size), dtype=search.dtype)
 
 
 def predict(pair: Pair, search: Search) -> Prediction:

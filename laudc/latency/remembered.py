@@ -12,7 +12,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from functools import cache
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ import laudc.paradigms
 import laudc.passes
 import laudc.schedules
 from laudc.kernels import cache as disk
-from laudc.latency.constants import Calibration
+from laudc.latency.constants import Calibration, device_identity
 from laudc.targets import Target
 
 _LIBRARIES = ("torch", "torchvision", "timm")
@@ -36,9 +36,9 @@ def remembered(
     """What `make` returns, plain data, or what it returned when the same was asked before."""
     content = {
         "asked": asked,
-        "target": target.content_hash,
+        "target": device_identity(target),
         "constants": asdict(calibration.constants),
-        "versions": [version(library) for library in _LIBRARIES],
+        "versions": [_version(library) for library in _LIBRARIES],
         "source": source_hash(),
     }
     key = disk.key_of("answer 1", json.dumps(content, sort_keys=True))
@@ -49,6 +49,13 @@ def remembered(
     made = make()
     disk.put(key, json.dumps(made).encode())
     return made
+
+
+def _version(library: str) -> str:
+    try:
+        return version(library)
+    except PackageNotFoundError:  # copied, not installed, or not needed for this network
+        return ""
 
 
 @cache

@@ -2,7 +2,7 @@
 
 The schedule's own default stays unless another one is predicted to be clearly faster. What was found is kept in the
 user's cache, under a key with everything it depends on: the work, the target's facts, the constants, the rate, and
-the source of the schedules and of this model.
+the source of all that lowers and prices.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from dataclasses import asdict
 
 from laudc.errors import TargetError
 from laudc.kernels import cache as disk
-from laudc.latency._kept import source_hash
 from laudc.latency.constants import Calibration, device_identity
 from laudc.latency.kernel import Weighted, expected_time
+from laudc.latency.remembered import source_hash
 from laudc.schedules import Choice, Work
 from laudc.targets import Target
 

@@ -13,8 +13,7 @@ from laudc.errors import InputError
 from laudc.latency.constants import defaults
 from laudc.latency.curves import Curves, LatencyCurve, curves
 from laudc.latency.network import NetworkModel
-from laudc.latency.planner import Search, bound
-from laudc.latency.prediction import typed_for
+from laudc.latency.planner import Search, bound, typed_for
 from laudc.targets import load_target
 from laudc.testing import tiny_converted
 
