@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -26,6 +27,9 @@ from laudc.program import Program, in_evaluation, input_type, program_for, types
 from laudc.rates import MaskShape, executed_rates, stratified_masks
 from laudc.schedules import Choice
 from laudc.targets import Target
+
+if TYPE_CHECKING:
+    from laudc.latency.constants import Calibration
 
 _MOST_ELEMENTS = 2**31
 _LARGEST_BATCH = 65535
@@ -52,13 +56,18 @@ def lower(
     dtype: str,
     without: Sequence[str],
     preferred: Mapping[str, Mapping[str, Choice]] | None = None,
+    calibration: Calibration | None = None,
 ) -> Lowering:
-    """Run the passes and bind the kernels. BuildError where something has no kernel."""
+    """Run the passes and bind the kernels, by the calibration that the device has if none is given.
+
+    BuildError where something has no kernel.
+    """
     frozen = in_evaluation(program_for(converted, shape), copy_weights=True)
     typed = program_for(frozen, shape, dtype=dtype)
     _refuse_too_large(typed)
     rate = {} if plan is None or plan.rate is None else {"expected_rate": plan.rate}
-    passes = (*passes_for(target, plan, without), BindKernels(target=target, preferred=preferred or {}, **rate))
+    bind = BindKernels(target=target, preferred=preferred or {}, calibration=calibration, **rate)
+    passes = (*passes_for(target, plan, without, calibration=calibration), bind)
     lowered, steps = pipeline.run(typed, passes)
     return Lowering(converted=frozen, lowered=lowered, steps=steps, executable=make_executable(lowered))
 
@@ -77,9 +86,11 @@ def build(lowering: Lowering, progress: Callable[[int, int], None] | None = None
     return build_all(kernels, built=one_more)
 
 
-def passes_for(target: Target, plan: Plan | None, without: Sequence[str]) -> tuple[Pass, ...]:
+def passes_for(
+    target: Target, plan: Plan | None, without: Sequence[str], *, calibration: Calibration | None = None
+) -> tuple[Pass, ...]:
     """The passes that lower a network for a target. A plan's rate is the one to expect."""
-    options: dict[str, object] = {"target": target}
+    options: dict[str, object] = {"target": target, "calibration": calibration}
     if plan is not None and plan.rate is not None:
         options["expected_rate"] = plan.rate
     return pipeline.lowering(options, without=without)

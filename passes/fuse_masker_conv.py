@@ -6,14 +6,16 @@
     %y = scatter(%c, %r)
 
 One pass over x instead of two, but the convolution runs before anything is decided, so it runs everywhere. Both
-forms stay possible: this pass takes the fused one only where, at the expected rate on the target, the dense
-convolution costs less than reading x for the masker and computing the needed rows.
+forms stay possible: this pass takes the fused one only where the latency model predicts that, at the expected rate on
+the target, it takes no longer than the masker and the convolution of the needed rows.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import cast
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import fx, nn
@@ -27,7 +29,19 @@ from laudc.passes.base import Pass
 from laudc.program import Program, block_of, elements, insert_op, set_op, type_of, types_of
 from laudc.targets import TARGETS, Target
 
+if TYPE_CHECKING:
+    from laudc.latency.constants import Calibration
+
 _Parts = tuple[fx.Node, fx.Node]
+_DENSE: Mapping[str, Any] = {
+    "rows": False,
+    "gathered": False,
+    "compact": False,
+    "map_size": (0, 0),
+    "masker": True,
+    "bias": True,
+}
+"""What changes in the specification of the convolution."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,51 +51,34 @@ class FuseMaskerConv(Pass):
 
     target: Target = TARGETS["cpu"]
     expected_rate: float = 0.5
+    calibration: Calibration | None = field(default=None, repr=False)
+    """What the two forms are priced by; None: what the device has."""
 
     def run(self, program: Program) -> Program:
-        if not any(self._worth_fusing(program, node) for node in program.nodes):
+        found = {node: parts for node in program.nodes if (parts := _first_conv(program, node)) is not None}
+        worth = {node.name for node, (conv, _) in found.items() if self._pays(program, node, conv)}
+        if not worth:
             return program
         clone = program.clone()
-        for node in list(clone.nodes):
-            parts = self._worth_fusing(clone, node)
-            if parts is not None:
-                _fuse(clone, node, *parts)
+        for node in [node for node in clone.nodes if node.name in worth]:
+            parts = _first_conv(clone, node)
+            assert parts is not None
+            _fuse(clone, node, *parts)
         return clone.finished()
 
-    def _worth_fusing(self, program: Program, masker: fx.Node) -> _Parts | None:
-        """The convolution and the scatter that the masker can join, if that pays."""
-        parts = _first_conv(program, masker)
-        if parts is None:
-            return None
-        x, conv = masker.all_input_nodes[0], cast(Conv2d, program.op(parts[0]))
-        op = cast(PatchMasker, program.op(masker))
-        rate = _grown(self.expected_rate, op.spec.granularity)
-        macs = type_of(x).numel * conv.spec.out_channels
-        read_us = type_of(x).nbytes / _gb_per_s(self.target, type_of(x).nbytes) / 1e3 + self.target.launch_us
-        skipped_us = (1 - rate) * macs / _macs_per_us(self.target, type_of(x).dtype)
-        return parts if read_us > skipped_us else None
+    def _pays(self, program: Program, masker: fx.Node, conv_node: fx.Node) -> bool:
+        from laudc.latency.kernel import default_time
+        from laudc.latency.network import lists_at
 
-
-def _gb_per_s(target: Target, nbytes: int) -> float:
-    """x was just written: it comes from the cache where it fits."""
-    return target.l2_gb_per_s if nbytes <= target.l2_kib * 1024 else target.dram_gb_per_s
-
-
-def _macs_per_us(target: Target, dtype: str) -> float:
-    tensor = target.tensor_fp16_flops_per_clock_per_sm if dtype == "float16" else 0
-    per_clock = tensor / 2 if tensor else target.fp32_lanes_per_sm
-    return target.sm_count * per_clock * target.clock_mhz
-
-
-def _grown(rate: float, granularity: int) -> float:
-    """The share of pixels within one of an active S x S patch, for independent patches; S = 0 is the whole map."""
-    if granularity == 0:
-        return rate
-    if granularity == 1:
-        return 1 - (1 - rate) ** 9
-    inner, side = (granularity - 2) ** 2, 4 * (granularity - 2)
-    sees_two, sees_four = 1 - (1 - rate) ** 2, 1 - (1 - rate) ** 4
-    return (inner * rate + side * sees_two + 4 * sees_four) / granularity**2
+        conv, op = cast(Conv2d, program.op(conv_node)), cast(PatchMasker, program.op(masker))
+        x, rows = type_of(masker.all_input_nodes[0]), type_of(conv_node.all_input_nodes[1])
+        dense = replace(conv.spec, **_DENSE)
+        listed = replace(conv.spec, gathered=False, map_size=(0, 0))
+        some = lists_at(program, self.expected_rate)(conv_node)
+        price = partial(default_time, target=self.target, calibration=self.calibration)
+        together = price(dense, (x,)).total_us + price(_decision(op), dense.results((x,))[1:]).total_us
+        apart = price(op.spec, (x,)).total_us + price(listed, (x, rows), cases=some).total_us
+        return together <= apart
 
 
 def _first_conv(program: Program, masker: fx.Node) -> _Parts | None:
@@ -113,7 +110,7 @@ def _fuse(program: Program, masker: fx.Node, conv_node: fx.Node, scatter: fx.Nod
     assert isinstance(conv, Conv2d)
     assert isinstance(op, PatchMasker)
     assert isinstance(x, fx.Node)
-    both = conv.replaced(rows=False, gathered=False, compact=False, map_size=(0, 0), masker=True, bias=True)
+    both = conv.replaced(**_DENSE)
     row = (op.weight[0] - op.weight[1]).detach().view(1, -1, 1, 1)
     bias = conv.bias if conv.spec.bias else conv.weight.new_zeros(conv.spec.out_channels)
     shift = (op.bias[0] - op.bias[1]).detach().view(1)
@@ -123,12 +120,15 @@ def _fuse(program: Program, masker: fx.Node, conv_node: fx.Node, scatter: fx.Nod
         node = insert_op(program, f"{conv_node.name}_masker", both, (x,), block=block_of(masker))
     y, logits = elements(node, "map", "logits")
     scatter.replace_all_uses_with(y)
-    key, spec = op.key, op.spec
-    decision = PatchDecision(PatchDecisionSpec(key=key, granularity=spec.granularity, stride=spec.stride))
     made = types_of(masker)
-    set_op(program, masker, decision, (logits,))
+    set_op(program, masker, PatchDecision(_decision(op)), (logits,))
     masker.args = (logits, masks)
     assert types_of(masker) == made
+
+
+def _decision(masker: PatchMasker) -> PatchDecisionSpec:
+    spec = masker.spec
+    return PatchDecisionSpec(key=masker.key, granularity=spec.granularity, stride=spec.stride)
 
 
 PASS = FuseMaskerConv

@@ -40,7 +40,7 @@ class ListsSchedule(Schedule):
         x = work.operands[0]
         batch, rows = x.shape[0], isinstance(work.spec, RowListSpec)
         if target.kind == "cpu":
-            return (swept(work, target, choice, active, outer=batch, turns=x.numel, steps=4 if rows else 2),)
+            return (swept(work, target, choice, active, outer=batch, turns=x.numel, steps=2),)
         threads, run = _split(math.prod(x.shape[1:]))
         scan = Demand(
             tasks=batch, steps=threads * 2 * (run + threads.bit_length()), threads=threads, read_bytes=x.nbytes

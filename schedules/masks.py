@@ -6,6 +6,7 @@ needed_region    the outputs that are wanted -> the inputs that a convolution re
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from laudc.ops._geometry import patch_size
@@ -36,7 +37,12 @@ class MasksSchedule(Schedule):
     def demand(self, work: Work, target: Target, choice: Choice, active: Active) -> tuple[Demand, ...]:
         made, spec = work.results[0], work.spec
         outer = made.shape[0] * made.shape[1]
-        steps = spec.kernel[0] * spec.kernel[1] if isinstance(spec, NeededRegionSpec) else 2
+        if isinstance(spec, NeededRegionSpec):
+            # neighbours in vectors; with a stride each number looks for its own
+            steps = math.prod(spec.kernel) * (0.3 if spec.stride == (1, 1) else 1.5)
+        else:
+            assert isinstance(spec, PixelMaskSpec)
+            steps = 0.5 + (6 / spec.granularity if spec.granularity else 0)
         return (swept(work, target, choice, active, outer=outer, turns=made.numel, steps=steps),)
 
     def build(self, work: Work, target: Target, choice: Choice) -> Lowered:

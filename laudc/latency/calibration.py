@@ -22,12 +22,11 @@ from laudc.errors import InputError
 from laudc.kernels.build import build_all
 from laudc.kernels.kernel import Kernel
 from laudc.latency.constants import Calibration, Constants, defaults
-from laudc.latency.kernel import Weighted, expected_time
+from laudc.latency.kernel import EVERYTHING, Weighted, expected_time
 from laudc.latency.machine import state_of
 from laudc.latency.measure import step_us
 from laudc.latency.network import network_model
 from laudc.rates import stratified_masks
-from laudc.schedules import Active
 from laudc.targets import Target
 
 SIZE = 256
@@ -128,7 +127,15 @@ def _compiled(target: Target, paradigm: str, granularity: str, batch: int, say: 
     model = convert(Probe().eval(), torch.randn(1, 3, SIZE, SIZE), paradigm=paradigm, granularity=granularity)
     dtype = target.default_dtype
     shape = (batch, 3, SIZE, SIZE)
-    lowering = lower(model.program, target, plan=model.plan, shape=shape, dtype=dtype, without=())
+    lowering = lower(
+        model.program,
+        target,
+        plan=model.plan,
+        shape=shape,
+        dtype=dtype,
+        without=(),
+        calibration=defaults(target),  # not an earlier one: the same kernels every time
+    )
     kernels = {step.kernel.key: step.kernel for step in lowering.executable.steps}
     say(f"building {len(kernels)} kernels for {paradigm}, batch {batch}")
     binaries = build_all(kernels.values())
@@ -144,11 +151,10 @@ def _measured(model: CompiledModel, rate: float, rounds: int) -> list[Sample]:
     masks = {key: mask.to(device) for key, mask in masks.items()}
     times = [step_us(model, x, masks, rounds=rounds) for _ in range(2)]
     on_host = {key: mask.cpu() for key, mask in masks.items()}
-    nothing: Weighted = ((1.0, Active()),)
     return [
         Sample(
             kernel=call.kernel,
-            cases=nothing if call.lists is None else call.lists.given(on_host),
+            cases=EVERYTHING if call.lists is None else call.lists.given(on_host),
             measured_us=times[0][call.name],
             again_us=times[1][call.name],
         )

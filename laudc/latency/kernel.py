@@ -19,6 +19,8 @@ from laudc.types import TensorType
 
 Weighted = Iterable[tuple[float, Active]]
 """What is on, with the probability of each case."""
+EVERYTHING = ((1.0, Active()),)
+"""No lists."""
 
 
 def latency(
@@ -48,6 +50,23 @@ def latency(
     spread = _spread(work, rates, units)
     known = calibration or calibration_for(kernel.target)
     return expected_time(kernel.schedule, work, offered, kernel.target, known.constants, spread)
+
+
+def default_time(
+    spec: Spec,
+    types: tuple[TensorType, ...],
+    *,
+    target: Target,
+    cases: Weighted = EVERYTHING,
+    calibration: Calibration | None = None,
+) -> Time:
+    """The expected time of one operation with the default tile of the schedule that takes it."""
+    from laudc.kernels.kernel import choose
+
+    work = Work(spec=spec, operands=types, results=spec.results(types))
+    kernel = choose(work, target, batch=1)
+    known = calibration or calibration_for(kernel.target)
+    return expected_time(kernel.schedule, work, kernel.choice, kernel.target, known.constants, cases)
 
 
 def _spread(work: Work, rates: tuple[float, float], units: int | None) -> list[tuple[float, Active]]:

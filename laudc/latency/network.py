@@ -12,12 +12,10 @@ from laudc.kernels.kernel import Kernel
 from laudc.latency._lists import Lists, lists_of
 from laudc.latency._time import Time, added
 from laudc.latency.constants import Calibration
-from laudc.latency.kernel import expected_time
+from laudc.latency.kernel import EVERYTHING, expected_time
 from laudc.ops._masker import Masker
 from laudc.program import Program, block_of
 from laudc.schedules import Active
-
-_NO_LISTS = ((1.0, Active()),)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,7 +70,7 @@ class NetworkModel:
         steps: dict[str, Time] = {}
         blocks: dict[str, list[Time]] = {}
         for call in self.calls:
-            cases = _NO_LISTS if call.lists is None else cases_of(call.lists)
+            cases = EVERYTHING if call.lists is None else cases_of(call.lists)
             kernel = call.kernel
             steps[call.name] = expected_time(
                 kernel.schedule, kernel.work, kernel.choice, kernel.target, calibration.constants, cases
@@ -91,7 +89,7 @@ def lists_at(lowered: Program, rate: float) -> CasesOf:
 
     def cases(node: fx.Node) -> tuple[tuple[float, Active], ...]:
         lists = _lists(lowered, node)
-        return _NO_LISTS if lists is None else lists.expected(rates)
+        return EVERYTHING if lists is None else lists.expected(rates)
 
     return cases
 

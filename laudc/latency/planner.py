@@ -203,10 +203,11 @@ def bound(program: Program, search: Search, *, without: Iterable[str] = ()) -> N
 
     without: fusions to leave out.
     """
-    options = {"target": search.target, "expected_rate": search.rate}
+    target, rate, calibration = search.target, search.rate, search.calibration
+    options = {"target": target, "expected_rate": rate, "calibration": calibration}
     passes = (
         *pipeline.lowering(options, without=without),
-        BindKernels(target=search.target, expected_rate=search.rate),
+        BindKernels(target=target, expected_rate=rate, calibration=calibration),
     )
     lowered, _ = pipeline.run(program, passes)
     return network_model(lowered)

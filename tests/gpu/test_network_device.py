@@ -18,7 +18,7 @@ from laudc.models import condition_random
 from laudc.program import program_for
 from laudc.rates import stratified_masks
 
-pytestmark = pytest.mark.gpu
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 
 
 @pytest.fixture(scope="module")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from torch import fx
 
+from laudc.latency.constants import defaults
 from laudc.ops.add import AddSpec
 from laudc.ops.conv2d import Conv2dSpec
 from laudc.ops.gather import GatherSpec
@@ -17,11 +19,14 @@ from laudc.ops.scatter import ScatterSpec
 from laudc.passes.fuse_masker_conv import FuseMaskerConv
 from laudc.passes.lower_masks import LowerMasks
 from laudc.program import Program
+from laudc.targets import TARGETS
 from laudc.testing import Sketch, change_text, random_images, random_masks_like, same_output, tiny_around
 
 FIRST = Conv2dSpec(in_channels=4, out_channels=6, activation="relu")
-ALWAYS = FuseMaskerConv(expected_rate=1.0)
-"""Where everything runs anyway, nothing is lost by running it before the decision."""
+KNOWN = defaults(TARGETS["cpu"])
+SLOW_MEMORY = replace(KNOWN.constants, warm_bytes_per_us=1e-3, spilled_bytes_per_us=1e-3)
+ALWAYS = FuseMaskerConv(expected_rate=1.0, calibration=replace(KNOWN, constants=SLOW_MEMORY))
+"""Where everything runs anyway and reading is all that counts, x is better read once."""
 
 
 def lowered(first: Conv2dSpec = FIRST, *, granularity: int = 2, size: tuple[int, int] = (5, 7)) -> Program:
@@ -62,8 +67,8 @@ def test_fusing_maskers_of_a_network_changes_no_output(rate: float) -> None:
 
 def test_it_is_fused_where_skipping_saves_little_and_not_where_it_saves_much() -> None:
     wide = lowered(Conv2dSpec(in_channels=64, out_channels=512), granularity=4, size=(56, 56))
-    assert FuseMaskerConv(expected_rate=0.1).run(wide) is wide
-    assert FuseMaskerConv(expected_rate=0.99).run(wide) is not wide
+    assert FuseMaskerConv(expected_rate=0.1, calibration=KNOWN).run(wide) is wide
+    assert FuseMaskerConv(expected_rate=0.99, calibration=KNOWN).run(wide) is not wide
 
 
 def test_a_program_without_maskers_is_the_same_object() -> None:
