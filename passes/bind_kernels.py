@@ -9,9 +9,8 @@ schedule takes, is a BuildError that names it.
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cache
 from typing import TYPE_CHECKING
 
 from torch import fx
@@ -23,9 +22,7 @@ from laudc.schedules import Choice, Work
 from laudc.targets import TARGETS, Target
 
 if TYPE_CHECKING:
-    from laudc.kernels.kernel import Kernel
     from laudc.latency.constants import Calibration
-    from laudc.latency.network import CasesOf
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,44 +38,36 @@ class BindKernels(Pass):
     """What the tiles are chosen by; None: what the device has."""
 
     def run(self, program: Program) -> Program:
-        from laudc.latency.constants import calibration_for
         from laudc.latency.network import lists_at
+        from laudc.latency.search import calibrations, fastest_kernel
 
-        given = self.calibration
-        calibration = cache(calibration_for) if given is None else lambda device: given
+        calibration = calibrations(self.calibration)
         clone = program.clone()
         batch = input_type(clone).shape[0]
         cases = lists_at(clone, self.expected_rate)
         for node in clone.nodes:
             if not needs_no_kernel(clone, node):
-                node.meta["kernel"] = self._kernel(clone, node, batch, cases, calibration)
+                node.meta["kernel"] = fastest_kernel(
+                    _work_of(clone, node),
+                    self.target,
+                    batch=batch,
+                    cases=cases(node),
+                    calibration=calibration,
+                    preferred=self.preferred.get(node.name),
+                )
         return clone
 
-    def _kernel(
-        self,
-        program: Program,
-        node: fx.Node,
-        batch: int,
-        cases: CasesOf,
-        calibration: Callable[[Target], Calibration],
-    ) -> Kernel:
-        from laudc.kernels.kernel import choose
-        from laudc.latency.search import best_choice
 
-        op = program.op(node)
-        if op is None:
-            what = getattr(node.target, "__name__", str(node.target))
-            raise BuildError(
-                f"%{node.name} is {what}, which laudc has no operation for",
-                "replace it in the model, or add a file to laudc/ops/",
-            )
-        operands = tuple(type_of(value) for value in node.args[: len(op.spec.operands)])
-        work = Work(spec=op.spec, operands=operands, results=types_of(node))
-
-        def search(schedule: str, work: Work, offered: Sequence[Choice], device: Target) -> Choice:
-            return best_choice(schedule, work, offered, device, calibration(device), cases(node))
-
-        return choose(work, self.target, batch=batch, preferred=self.preferred.get(node.name), search=search)
+def _work_of(program: Program, node: fx.Node) -> Work:
+    op = program.op(node)
+    if op is None:
+        what = getattr(node.target, "__name__", str(node.target))
+        raise BuildError(
+            f"%{node.name} is {what}, which laudc has no operation for",
+            "replace it in the model, or add a file to laudc/ops/",
+        )
+    operands = tuple(type_of(value) for value in node.args[: len(op.spec.operands)])
+    return Work(spec=op.spec, operands=operands, results=types_of(node))
 
 
 def needs_no_kernel(program: Program, node: fx.Node) -> bool:

@@ -14,12 +14,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import fx, nn
 
+from laudc.ops.base import Spec
 from laudc.ops.conv2d import Conv2d
 from laudc.ops.gather import Gather
 from laudc.ops.patch_decision import PatchDecision, PatchDecisionSpec
@@ -27,10 +27,14 @@ from laudc.ops.patch_masker import PatchMasker
 from laudc.ops.scatter import Scatter
 from laudc.passes.base import Pass
 from laudc.program import Program, block_of, elements, insert_op, set_op, type_of, types_of
+from laudc.schedules import Work
 from laudc.targets import TARGETS, Target
+from laudc.types import TensorType
 
 if TYPE_CHECKING:
     from laudc.latency.constants import Calibration
+    from laudc.latency.kernel import Weighted
+    from laudc.latency.search import CalibrationOf
 
 _Parts = tuple[fx.Node, fx.Node]
 _DENSE: Mapping[str, Any] = {
@@ -55,8 +59,13 @@ class FuseMaskerConv(Pass):
     """What the two forms are priced by; None: what the device has."""
 
     def run(self, program: Program) -> Program:
+        from laudc.latency.search import calibrations
+
         found = {node: parts for node in program.nodes if (parts := _first_conv(program, node)) is not None}
-        worth = {node.name for node, (conv, _) in found.items() if self._pays(program, node, conv)}
+        if not found:
+            return program
+        calibration = calibrations(self.calibration)
+        worth = {node.name for node, (conv, _) in found.items() if self._pays(program, node, conv, calibration)}
         if not worth:
             return program
         clone = program.clone()
@@ -66,19 +75,24 @@ class FuseMaskerConv(Pass):
             _fuse(clone, node, *parts)
         return clone.finished()
 
-    def _pays(self, program: Program, masker: fx.Node, conv_node: fx.Node) -> bool:
-        from laudc.latency.kernel import default_time
+    def _pays(self, program: Program, masker: fx.Node, conv_node: fx.Node, calibration: CalibrationOf) -> bool:
+        from laudc.latency.kernel import EVERYTHING
         from laudc.latency.network import lists_at
+        from laudc.latency.search import fastest_time
 
         conv, op = cast(Conv2d, program.op(conv_node)), cast(PatchMasker, program.op(masker))
         x, rows = type_of(masker.all_input_nodes[0]), type_of(conv_node.all_input_nodes[1])
         dense = replace(conv.spec, **_DENSE)
         listed = replace(conv.spec, gathered=False, map_size=(0, 0))
         some = lists_at(program, self.expected_rate)(conv_node)
-        price = partial(default_time, target=self.target, calibration=self.calibration)
-        together = price(dense, (x,)).total_us + price(_decision(op), dense.results((x,))[1:]).total_us
-        apart = price(op.spec, (x,)).total_us + price(listed, (x, rows), cases=some).total_us
-        return together <= apart
+
+        def us(spec: Spec, *types: TensorType, cases: Weighted = EVERYTHING) -> float:
+            work = Work(spec=spec, operands=types, results=spec.results(types))
+            found = fastest_time(work, self.target, batch=x.shape[0], calibration=calibration, cases=cases)
+            return found.total_us
+
+        together = us(dense, x) + us(_decision(op), dense.results((x,))[1])
+        return together <= us(op.spec, x) + us(listed, x, rows, cases=some)
 
 
 def _first_conv(program: Program, masker: fx.Node) -> _Parts | None:

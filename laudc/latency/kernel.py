@@ -52,23 +52,6 @@ def latency(
     return expected_time(kernel.schedule, work, offered, kernel.target, known.constants, spread)
 
 
-def default_time(
-    spec: Spec,
-    types: tuple[TensorType, ...],
-    *,
-    target: Target,
-    cases: Weighted = EVERYTHING,
-    calibration: Calibration | None = None,
-) -> Time:
-    """The expected time of one operation with the default tile of the schedule that takes it."""
-    from laudc.kernels.kernel import choose
-
-    work = Work(spec=spec, operands=types, results=spec.results(types))
-    kernel = choose(work, target, batch=1)
-    known = calibration or calibration_for(kernel.target)
-    return expected_time(kernel.schedule, work, kernel.choice, kernel.target, known.constants, cases)
-
-
 def _spread(work: Work, rates: tuple[float, float], units: int | None) -> list[tuple[float, Active]]:
     spec, named = work.spec, dict(zip(work.spec.operands, work.operands, strict=True))
     rows: list[tuple[float, float | None]] = [(1.0, None)]

@@ -8,19 +8,58 @@ the source of all that lowers and prices.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import cache
 
 from laudc.errors import TargetError
 from laudc.kernels import cache as disk
-from laudc.latency.constants import Calibration, device_identity
-from laudc.latency.kernel import Weighted, expected_time
+from laudc.kernels.kernel import Kernel, Recorded, choose
+from laudc.latency._time import Time
+from laudc.latency.constants import Calibration, calibration_for, device_identity
+from laudc.latency.kernel import EVERYTHING, Weighted, expected_time
 from laudc.latency.remembered import source_hash
 from laudc.schedules import Choice, Work
 from laudc.targets import Target
 
+CalibrationOf = Callable[[Target], Calibration]
+
 MARGIN = 0.05
 """How much faster another tile has to be before it replaces the default; predictions are not better than that."""
+
+
+def calibrations(given: Calibration | None) -> CalibrationOf:
+    """The given one, or what each device has, read once."""
+    return cache(calibration_for) if given is None else lambda device: given
+
+
+def fastest_kernel(
+    work: Work,
+    target: Target,
+    *,
+    batch: int,
+    cases: Weighted,
+    calibration: CalibrationOf,
+    preferred: Recorded | None = None,
+) -> Kernel:
+    """The first schedule that takes the work, with the preferred tile if it offers that, else the fastest one.
+
+    BuildError if no schedule takes it, TargetError if no tile fits.
+    """
+
+    def search(schedule: str, work: Work, offered: Sequence[Choice], device: Target) -> Choice:
+        return best_choice(schedule, work, offered, device, calibration(device), cases)
+
+    return choose(work, target, batch=batch, preferred=preferred, search=search)
+
+
+def fastest_time(
+    work: Work, target: Target, *, batch: int, calibration: CalibrationOf, cases: Weighted = EVERYTHING
+) -> Time:
+    """The expected time of that kernel."""
+    kernel = fastest_kernel(work, target, batch=batch, cases=cases, calibration=calibration)
+    constants = calibration(kernel.target).constants
+    return expected_time(kernel.schedule, work, kernel.choice, kernel.target, constants, cases)
 
 
 def best_choice(
