@@ -30,11 +30,14 @@ from laudc.rates import stratified_masks
 from laudc.targets import Target
 
 SIZE = 256
-BATCHES = (1, 8)
+BATCHES = {"cpu": (1, 8), "cuda": (4, 64)}
+"""A small one and one that fills the device, and spills its caches."""
 RATES = (0.3, 1.0)
 _VARIANTS = (("spatial", "4-4-2"), ("channel", "16"))
 _SOFT = 0.1
 """Log ratio beyond which an outlier counts less."""
+_PRIOR = 0.2
+"""What a constant's distance from its default weighs: little, but for one that the kernels say nothing of."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -109,7 +112,9 @@ def calibrate(target: Target, *, rounds: int = 15, say: Callable[[str], None] = 
 def measure(target: Target, *, rounds: int, say: Callable[[str], None]) -> list[Sample]:
     """Every kernel of the probe in every setting, each distinct one once."""
     models = [
-        _compiled(target, paradigm, granularity, batch, say) for paradigm, granularity in _VARIANTS for batch in BATCHES
+        _compiled(target, paradigm, granularity, batch, say)
+        for paradigm, granularity in _VARIANTS
+        for batch in BATCHES[target.kind]
     ]
     found: dict[tuple[object, ...], list[Sample]] = {}
     for model in models:
@@ -182,13 +187,15 @@ def fit(target: Target, samples: Sequence[Sample]) -> Calibration:
     weights = np.array([sample.measured_us for sample in samples]) ** 0.3
     weights /= weights.mean()
 
+    begin = np.log([getattr(start, name) for name in names])
+
     def made(point: Sequence[float]) -> Constants:
         return type(start)(**{name: math.exp(value) for name, value in zip(names, point, strict=True)})
 
     def residuals(point: Sequence[float]) -> object:
-        return (np.log(_predicted(samples, made(point))) - logs) * weights
+        errors = (np.log(_predicted(samples, made(point))) - logs) * weights
+        return np.concatenate([errors, _PRIOR * (np.asarray(point) - begin)])
 
-    begin = np.log([getattr(start, name) for name in names])
     found = least_squares(residuals, begin, loss="soft_l1", f_scale=_SOFT, bounds=(begin - 3, begin + 3))
     fitted = made(found.x)
     ratios = np.exp(logs) / np.array(_predicted(samples, fitted))
