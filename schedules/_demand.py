@@ -27,7 +27,7 @@ class Demand:
     """One phase. Bytes and multiply-adds include what a tile pads."""
 
     unit: str = "fp32"
-    """"fp32", "fp16" (outside the tensor cores) or "tensor_fp16"."""
+    """"fp32", "fp16" (outside the tensor cores), "tensor_fp16", "tensor_bf16" or "tensor_tf32"."""
     tasks: float = 1
     idle_tasks: float = 0
     """Blocks that find no work and leave."""

@@ -103,8 +103,11 @@ def resident_blocks(demand: Demand, target: Target) -> int:
 
 def _macs_per_clock(demand: Demand, target: Target, c: CudaConstants) -> float:
     """Of one multiprocessor, by the best tile."""
-    if demand.unit == "tensor_fp16":
-        return target.tensor_fp16_flops_per_clock_per_sm / 2 * c.tensor_share
+    if demand.unit.startswith("tensor_"):
+        flops: float = getattr(target, f"{demand.unit}_flops_per_clock_per_sm")
+        if not flops:
+            raise TargetError(f"{target.name} has no {demand.unit} units", "choose another data type")
+        return flops / 2 * c.tensor_share
     if demand.unit == "fp16":
         return target.fp16_flops_per_clock_per_sm / 2 * c.fp32_share
     return target.fp32_lanes_per_sm * c.fp32_share
