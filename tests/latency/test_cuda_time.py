@@ -21,6 +21,8 @@ GPU = replace(
     fp32_lanes_per_sm=100,
     fp16_flops_per_clock_per_sm=400,
     tensor_fp16_flops_per_clock_per_sm=2000,
+    tensor_bf16_flops_per_clock_per_sm=0,
+    tensor_tf32_flops_per_clock_per_sm=1000,
     dram_gb_per_s=100,
     l2_gb_per_s=1000,
     l2_kib=1000,
@@ -52,9 +54,11 @@ def test_blocks_are_dealt_out() -> None:
 
 
 def test_each_unit_has_its_own_speed() -> None:
-    for unit, share in (("fp32", 1), ("fp16", 2), ("tensor_fp16", 10)):
+    for unit, share in (("fp32", 1), ("fp16", 2), ("tensor_fp16", 10), ("tensor_tf32", 5)):
         assert us(replace(BUSY, unit=unit)).compute_us == 1 / share
     assert us(replace(BUSY, efficiency=0.8)).compute_us == pytest.approx(1.25)
+    with pytest.raises(TargetError, match="no tensor_bf16 units"):
+        us(replace(BUSY, unit="tensor_bf16"))
 
 
 def test_too_few_warps_show_their_waits() -> None:
