@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -23,7 +24,7 @@ from laudc.paradigms import PARADIGMS, Paradigm
 from laudc.plan import Basis, Decision, Plan
 from laudc.program import Block, Program, input_type
 from laudc.structure import structure_digest
-from laudc.targets import TARGETS, load_target
+from laudc.targets import TARGETS, Target, load_target
 
 _FORMAT = 1
 _SHOWN = 8
@@ -99,19 +100,24 @@ def read_plan(path: Path) -> PlanFile:
 def _check_device(basis: Basis, path: Path) -> None:
     """PlanError unless an edited plan is for a device that there is, in a data type of its own."""
     name = basis.target
-    files = [folder / f"{name}.toml" for folder in (Path(), path.parent)]
-    own = next((file for file in files if file.is_file()), None)
-    if own is None and name not in TARGETS:
-        raise PlanError(
-            f"{path}: target = {name!r} is no target that `laudc targets` lists, and there is no file {name}.toml",
-            "name one of those, or plan again",
-        )
-    device = TARGETS[name] if own is None else load_target(own.absolute())
+    device = TARGETS.get(name) or _in_a_file(name, path)
     if basis.dtype not in device.dtypes:
         raise PlanError(
             f"{path}: dtype = {basis.dtype!r}, in which {name} does not compute",
             f"write {' or '.join(device.dtypes)}",
         )
+
+
+def _in_a_file(name: str, plan: Path) -> Target:
+    """The target whose file lies here or beside the plan."""
+    files = (folder / f"{name}.toml" for folder in (Path(), plan.parent))
+    found = next((file for file in files if os.path.isfile(file)), None)
+    if found is None:
+        raise PlanError(
+            f"{plan}: target = {name!r} is no target that `laudc targets` lists, and there is no file {name}.toml",
+            "name one of those, or plan again",
+        )
+    return load_target(found.absolute())
 
 
 def _from(values: Mapping[str, object], path: Path) -> PlanFile:

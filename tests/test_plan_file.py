@@ -230,6 +230,7 @@ UNLIKELY = {
     "model = 3": ('model = "tiny"', "the plan is made for model = 3; give a text in quotes"),
     "modem = 3": ('model = "tiny"', "the plan does not say what model it was made for"),
     'dtype = "float99"': ('dtype = "float32"', "dtype = 'float99', in which v100 does not compute; write float32 or"),
+    f'target = "{"n" * 5000}"': ('target = "v100"', "is no target that `laudc targets` lists, and there is no file"),
     'target = "nosuch"': ('target = "v100"', "target = 'nosuch' is no target that `laudc targets` lists, and there"),
 }
 

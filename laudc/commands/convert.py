@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     help="One number, one a stage or one a block, such as 4-4-2-1.",
     show_default="as predicted fast",
 )
-@click.option("--target", help="Plan for this device; what is predicted to gain nothing stays static.")
+@click.option("--target", help="Plan for this device, at --rate; what is predicted to gain nothing stays static.")
 @click.option("--batch", type=click.IntRange(min=1), help="Images a call to plan for, with --target.", show_default="1")
 @click.option("--plan", "plan_path", type=click.Path(path_type=Path), help="Obey a file that `laudc plan` wrote.")
 @_options.rate
