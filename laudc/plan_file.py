@@ -100,7 +100,7 @@ def read_plan(path: Path) -> PlanFile:
 def _check_device(basis: Basis, path: Path) -> None:
     """PlanError unless an edited plan is for a device that there is, in a data type of its own."""
     name = basis.target
-    device = TARGETS.get(name) or _in_a_file(name, path)
+    device = TARGETS[name] if name in TARGETS else _in_a_file(name, path)
     if basis.dtype not in device.dtypes:
         raise PlanError(
             f"{path}: dtype = {basis.dtype!r}, in which {name} does not compute",
@@ -173,8 +173,7 @@ def _check_structure(basis: Basis, program: Program) -> None:
         this = f"this is {name or 'another network'} (digest {here[:_SHOWN]})"
         raise PlanError(
             f"the plan is for {basis.model} (digest {basis.structure[:_SHOWN]}), {this}",
-            f"plan again: laudc plan {name or 'MODEL'} --target {basis.target} --batch {basis.batch} "
-            f"--rate {basis.rate:g}",
+            f"plan again for {basis.target}, batch {basis.batch}, rate {basis.rate:g}: laudc plan {name or 'MODEL'}",
         )
 
 

@@ -189,7 +189,7 @@ def test_a_plan_fits_the_network_it_was_made_for(program: Program) -> None:
         ),
         (
             replace(FILE, basis=replace(BASIS, structure="ab" * 32)),
-            f"this is another network (digest {STRUCTURE[:8]}); plan again: laudc plan MODEL --target v100 --batch 8 "
+            f"this is another network (digest {STRUCTURE[:8]}); plan again for v100, batch 8, rate 0.5: laudc plan",
         ),
     ],
     ids=["size", "one more", "three fewer", "other names", "width", "none", "above", "layer", "another network"],

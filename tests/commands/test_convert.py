@@ -107,7 +107,7 @@ def test_a_plan_for_another_network_is_refused_and_a_renamed_one_is_not(cli: Cli
     assert found.exit_code == 2
     assert "the plan is for net.py:Tiny (digest " in found.error
     assert "), this is wider.py:Tiny (digest " in found.error
-    assert found.error.endswith("; plan again: laudc plan wider.py:Tiny --target jetson-nano --batch 1 --rate 0.25")
+    assert found.error.endswith("; plan again for jetson-nano, batch 1, rate 0.25: laudc plan wider.py:Tiny")
     assert cli("convert", "net.py:make_tiny", "--plan", "plan.toml").exit_code == 0
     plan = loaded("make_tiny-auto.laud").plan
     assert (plan.rate, plan.expected_rate) == (None, 0.25)
