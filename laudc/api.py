@@ -8,13 +8,12 @@ from types import UnionType
 
 from torch import Tensor, nn
 
-from laudc.compiled import CompiledModel, build, lower
+from laudc.compiled import CompiledModel, build, check_planned_for, lower
 from laudc.convert import convert, example_for
 from laudc.dynamic_model import DynamicModel, example_shape
 from laudc.errors import InputError
-from laudc.latency.constants import device_identity
-from laudc.latency.machine import here
 from laudc.plan import Plan, check_seed
+from laudc.plan_file import read_plan
 from laudc.program import Program
 from laudc.targets import Target, load_target
 
@@ -23,29 +22,40 @@ def transform(
     model: nn.Module,
     example_inputs: Tensor | None = None,
     *,
-    paradigm: str = "spatial",
+    paradigm: str | None = None,
     granularity: str | None = None,
     rate: float | None = None,
+    keep_first: bool = False,
     target: str | None = None,
+    batch: int | None = None,
+    plan: str | Path | None = None,
     seed: int = 0,
 ) -> DynamicModel:
     """A trainable dynamic copy of a static network; the network itself is not touched.
 
-    example_inputs: float32 (B, C, H, W); by default one 224 x 224 image. paradigm: "spatial", "layer", "channel", or
-    several joined by "+", or "auto". granularity: see `laudc.plan`; by default planned by predicted latency, for this
-    machine. rate: random masks at that rate stand in for the maskers (1.0: everything on). target: the device to plan
-    for, by name or path; blocks that are predicted not to gain there stay static, and `compile` takes no other
-    target, batch or size. seed: of the maskers' weights and the random masks.
+    example_inputs: float32 (B, C, H, W); by default one 224 x 224 image, or one of the plan's size. paradigm:
+    "spatial", "layer", "channel", or several joined by "+", or "auto"; by default "spatial", and "auto" where a target
+    is named. granularity: see `laudc.plan`; by default planned by predicted latency, for this machine. rate: random
+    masks at that rate stand in for the maskers (1.0: everything on); a target is planned for at that rate. keep_first:
+    random masks leave the first block of each stage on. target: the device to plan for, by name or path; blocks that
+    are predicted not to gain there stay static, and `compile` takes no other target, batch or size. batch: to plan the
+    target for, by default that of the example. plan: a file that `laudc plan` wrote, to obey in place of paradigm,
+    granularity, target and batch. seed: of the maskers' weights and the random masks.
 
-    Raises CaptureError (cannot be traced, no residual block), InputError (a bad option), PlanError (nothing gains).
+    Raises CaptureError (cannot be traced, no residual block), InputError (a bad option), PlanError (nothing gains, or
+    the plan is for another network).
     """
     _refuse_other(model, nn.Module, "model", "a torch.nn.Module")
     if isinstance(model, DynamicModel):
         raise InputError("the model is dynamic already", "transform the static network")
-    _refuse_other(paradigm, str, "paradigm", "a text, such as 'spatial+channel'")
+    _refuse_other(paradigm, str | None, "paradigm", "a text, such as 'spatial+channel'")
     _refuse_other(granularity, str | None, "granularity", "a text, such as '4-4-2-1'")
     _refuse_other(example_inputs, Tensor | None, "example input", "one tensor (B, C, H, W)")
     _refuse_other(target, str | None, "target", "the name of a target, or the path of its file")
+    _refuse_other(plan, str | Path | None, "plan", "the path of a file that `laudc plan` wrote")
+    _refuse_other(keep_first, bool, "keep_first", "True or False")
+    if batch is not None:
+        _refuse_batch(batch)
     check_seed(seed)
     return convert(
         model,
@@ -53,8 +63,11 @@ def transform(
         paradigm=paradigm,
         granularity=granularity,
         rate=rate,
+        keep_first=keep_first,
         target=None if target is None else load_target(target),
+        batch=batch,
         seed=seed,
+        chosen=None if plan is None else read_plan(Path(plan)),
     )
 
 
@@ -87,20 +100,10 @@ def compile(
     chosen = dtype or device.default_dtype
     if chosen not in device.dtypes:
         raise InputError(f"{device.name} does not compute in {chosen!r}", f"choose from {', '.join(device.dtypes)}")
-    if type(batch) is not int or batch < 1:
-        raise InputError(
-            f"the batch {batch!r} is not a whole number above 0", "give the number of images a call, such as 1"
-        )
+    _refuse_batch(batch)
     program, plan = _program(model)
     shape = example_shape(program)
-    if plan is not None and plan.made_for is not None:
-        plan.made_for.refuse(
-            target_hash=device_identity(here(device)),
-            target=device.name,
-            batch=batch,
-            size=size or shape[2:],
-            dtype=chosen,
-        )
+    check_planned_for(plan, device, batch=batch, size=size or shape[2:], dtype=chosen)
     lowering = lower(
         program,
         device,
@@ -118,6 +121,13 @@ def compile(
 def _refuse_other(value: object, wanted: type | UnionType, what: str, words: str) -> None:
     if not isinstance(value, wanted):
         raise InputError(f"the {what} is a {type(value).__name__}", f"give {words}")
+
+
+def _refuse_batch(batch: object) -> None:
+    if type(batch) is not int or batch < 1:
+        raise InputError(
+            f"the batch {batch!r} is not a whole number above 0", "give the number of images a call, such as 1"
+        )
 
 
 def _refuse_size(size: object) -> None:

@@ -7,7 +7,6 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -20,16 +19,15 @@ from laudc.kernels.build import Binary, build_all
 from laudc.kernels.executable import Executable, make_executable
 from laudc.kernels.kernel import Kernel
 from laudc.kernels.run import Runner
+from laudc.latency.constants import Calibration, device_identity
+from laudc.latency.machine import here
 from laudc.passes import Pass
 from laudc.passes.bind_kernels import BindKernels
-from laudc.plan import Plan
+from laudc.plan import DEFAULT_RATE, Plan
 from laudc.program import Program, in_evaluation, input_type, program_for, types_of
 from laudc.rates import MaskShape, executed_rates, stratified_masks
 from laudc.schedules import Choice
 from laudc.targets import Target
-
-if TYPE_CHECKING:
-    from laudc.latency.constants import Calibration
 
 _MOST_ELEMENTS = 2**31
 _LARGEST_BATCH = 65535
@@ -65,8 +63,9 @@ def lower(
     frozen = in_evaluation(program_for(converted, shape), copy_weights=True)
     typed = program_for(frozen, shape, dtype=dtype)
     _refuse_too_large(typed)
-    rate = {} if plan is None or plan.rate is None else {"expected_rate": plan.rate}
-    bind = BindKernels(target=target, preferred=preferred or {}, calibration=calibration, **rate)
+    bind = BindKernels(
+        target=target, preferred=preferred or {}, calibration=calibration, expected_rate=_expected_rate(plan)
+    )
     passes = (*passes_for(target, plan, without, calibration=calibration), bind)
     lowered, steps = pipeline.run(typed, passes)
     return Lowering(converted=frozen, lowered=lowered, steps=steps, executable=make_executable(lowered))
@@ -89,11 +88,13 @@ def build(lowering: Lowering, progress: Callable[[int, int], None] | None = None
 def passes_for(
     target: Target, plan: Plan | None, without: Sequence[str], *, calibration: Calibration | None = None
 ) -> tuple[Pass, ...]:
-    """The passes that lower a network for a target. A plan's rate is the one to expect."""
-    options: dict[str, object] = {"target": target, "calibration": calibration}
-    if plan is not None and plan.rate is not None:
-        options["expected_rate"] = plan.rate
+    """The passes that lower a network for a target, for the rate that its plan expects."""
+    options = {"target": target, "calibration": calibration, "expected_rate": _expected_rate(plan)}
     return pipeline.lowering(options, without=without)
+
+
+def _expected_rate(plan: Plan | None) -> float:
+    return DEFAULT_RATE if plan is None else plan.expected_rate
 
 
 def _refuse_too_large(program: Program) -> None:
@@ -230,6 +231,14 @@ def _step_to(shape: tuple[int, ...], given: tuple[int, ...]) -> str:
         return "compile it again for that batch and size"
     fit = "fill it up to" if given[0] < batch else "split it into batches of"
     return f"{fit} {batch}, or compile it again with batch={given[0]}"
+
+
+def check_planned_for(plan: Plan | None, target: Target, *, batch: int, size: tuple[int, ...], dtype: str) -> None:
+    """PlanError, saying what differs, where a plan that binds was made for something else."""
+    if plan is not None and plan.made_for is not None:
+        plan.made_for.refuse(
+            target_hash=device_identity(here(target)), target=target.name, batch=batch, size=size, dtype=dtype
+        )
 
 
 def check_gpu(target: Target) -> None:

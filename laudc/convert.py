@@ -15,17 +15,15 @@ from laudc.dynamic_model import DynamicModel
 from laudc.errors import CaptureError, InputError, PlanError
 from laudc.passes.find_blocks import FindBlocks
 from laudc.passes.insert_maskers import InsertMaskers
-from laudc.plan import AUTO, Plan, check_rate, make_plan, parse_paradigms
+from laudc.plan import AUTO, DEFAULT_RATE, Plan, check_rate, make_plan, parse_granularity, parse_paradigms
 from laudc.plan_file import PlanFile, check_fits
 from laudc.program import Program, input_type, types_of
 from laudc.targets import Target
 
-DEFAULT_SIZE = 224
+DEFAULT_SIZE = (224, 224)
+_DEFAULT_PARADIGM = "spatial"
 _MOST_KINDS = 3
 _PLUMBING = ("getitem", "getattr", "size", "reshape", "transpose", "permute")
-
-PLANNED_RATE = 0.5
-"""What a plan assumes where nobody says."""
 
 
 def read_blocks(model: nn.Module, example: Tensor | None = None, *, source: Mapping[str, str] | None = None) -> Program:
@@ -83,11 +81,12 @@ def convert(
     model: nn.Module,
     example: Tensor | None = None,
     *,
-    paradigm: str = "spatial",
+    paradigm: str | None = None,
     granularity: str | None = None,
     rate: float | None = None,
     keep_first: bool = False,
     target: Target | None = None,
+    batch: int | None = None,
     seed: int = 0,
     source: Mapping[str, str] | None = None,
     chosen: PlanFile | None = None,
@@ -95,18 +94,22 @@ def convert(
     """The trainable dynamic network. Its mode (train or eval) is the model's.
 
     The decisions are those of `chosen`; or of the given granularity; or they are planned by predicted latency, for
-    the target that is named (where a block may stay static) or for this machine.
+    the target that is named, with its batch (by default the example's) and at the rate, where a block may stay static;
+    or for this machine, to hold for any.
     """
+    settled = settled_paradigm(paradigm=paradigm, granularity=granularity, target=target, batch=batch, chosen=chosen)
+    if example is None:
+        example = example_for(model, DEFAULT_SIZE if chosen is None else chosen.basis.size)
     program = read_blocks(model, example, source=source)
     if chosen is not None:
         check_fits(chosen, program)
         if not any(chosen.blocks.values()):
             raise PlanError("the plan leaves every block static", "plan for another target, rate or batch")
         plan = chosen.plan(seed=seed, rate=rate, keep_first=keep_first)
-    elif granularity is not None or not _has_choice(program, paradigm, target):
+    elif granularity is not None or not _has_choice(program, settled, target):
         plan = make_plan(
             program.blocks,
-            paradigm=paradigm,
+            paradigm=settled,
             granularity=granularity,
             rate=rate,
             keep_first=keep_first,
@@ -114,8 +117,33 @@ def convert(
             seed=seed,
         )
     else:
-        plan = _planned(program, paradigm, target, rate=rate, keep_first=keep_first, seed=seed)
+        plan = _planned(program, settled, target, batch=batch, rate=rate, keep_first=keep_first, seed=seed)
     return DynamicModel(InsertMaskers(plan=plan).run(program), plan)
+
+
+def settled_paradigm(
+    *, paradigm: str | None, granularity: str | None, target: object, batch: int | None, chosen: PlanFile | None
+) -> str:
+    """What the options, or the plan in their place, name or imply. InputError where they contradict each other."""
+    if chosen is not None:
+        if any(option is not None for option in (paradigm, granularity, target, batch)):
+            raise InputError(
+                "a plan says paradigm, granularity, target and batch", "leave those options out beside the plan"
+            )
+        return chosen.basis.paradigm
+    if batch is not None and (target is None or granularity is not None):
+        raise InputError(
+            "a batch is planned for only on a named target, without a granularity",
+            "name a target, or leave the batch out and give it to compile",
+        )
+    settled = paradigm
+    if settled is None:
+        settled = AUTO if target is not None and granularity is None else _DEFAULT_PARADIGM
+    if settled != AUTO:
+        parse_granularity(granularity, parse_paradigms(settled))
+    elif granularity is not None:
+        raise InputError("auto chooses the granularity too", "leave the granularity out, or name a paradigm")
+    return settled
 
 
 def _has_choice(program: Program, paradigm: str, target: Target | None) -> bool:
@@ -128,7 +156,14 @@ def _has_choice(program: Program, paradigm: str, target: Target | None) -> bool:
 
 
 def _planned(
-    program: Program, paradigm: str, target: Target | None, *, rate: float | None, keep_first: bool, seed: int
+    program: Program,
+    paradigm: str,
+    target: Target | None,
+    *,
+    batch: int | None,
+    rate: float | None,
+    keep_first: bool,
+    seed: int,
 ) -> Plan:
     from laudc.latency.machine import here, local_target
     from laudc.latency.planner import Search, planned
@@ -136,12 +171,18 @@ def _planned(
     if rate is not None:
         check_rate(rate)
     device = local_target() if target is None else here(target)
-    search = Search.of(program, device, batch=input_type(program).shape[0], rate=PLANNED_RATE, paradigm=paradigm)
+    search = Search.of(
+        program,
+        device,
+        batch=batch or input_type(program).shape[0],
+        rate=DEFAULT_RATE if rate is None or target is None else rate,
+        paradigm=paradigm,
+    )
     return planned(program, search, binding=target is not None, seed=seed, rate=rate, keep_first=keep_first)
 
 
-def example_for(model: nn.Module) -> Tensor:
-    """A 224 x 224 image with as many channels as the model's first convolution reads."""
+def example_for(model: nn.Module, size: tuple[int, int] = DEFAULT_SIZE) -> Tensor:
+    """An image of that size with as many channels as the model's first convolution reads."""
     first = next((module for module in model.modules() if isinstance(module, nn.Conv2d)), None)
     if first is None:
         raise InputError(
@@ -149,4 +190,4 @@ def example_for(model: nn.Module) -> Tensor:
             "add one, or give transform an example (in Python example_inputs=...)",
         )
     generator = torch.Generator().manual_seed(0)
-    return torch.randn(1, first.in_channels, DEFAULT_SIZE, DEFAULT_SIZE, generator=generator)
+    return torch.randn(1, first.in_channels, *size, generator=generator)

@@ -8,9 +8,9 @@ One number holds for all blocks; several are one a stage, or one a block.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import cast
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any, cast
 
 from laudc.errors import InputError, PlanError
 from laudc.paradigms import PARADIGMS, Paradigm
@@ -18,6 +18,9 @@ from laudc.program import Block, Refusal
 
 AUTO = "auto"
 """In place of paradigms: the planner takes one for each block."""
+
+DEFAULT_RATE = 0.5
+"""What is expected to stay on where nobody says."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,11 +37,39 @@ class Decision:
         return f"{self.block}.{self.paradigm}"
 
 
+def _is_count(value: object) -> bool:
+    return type(value) is int and value > 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Field:
+    """What a field of a basis can be."""
+
+    plausible: Callable[[object], bool]
+    words: str
+
+
+_FIELDS = {
+    "batch": _Field(plausible=_is_count, words="a whole number above 0, such as 8"),
+    "size": _Field(
+        plausible=lambda value: isinstance(value, list | tuple) and len(value) == 2 and all(map(_is_count, value)),
+        words="two whole numbers above 0, height and width, such as [224, 224]",
+    ),
+    "rate": _Field(
+        plausible=lambda value: type(value) in (int, float) and 0 <= cast(float, value) <= 1,
+        words="a number from 0 to 1, such as 0.5",
+    ),
+}
+_TEXT = _Field(plausible=lambda value: isinstance(value, str), words="a text in quotes")
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Basis:
     """What a plan was made for."""
 
     model: str
+    structure: str
+    """Digest of the network."""
     target: str
     target_hash: str
     dtype: str
@@ -51,26 +82,13 @@ class Basis:
     """How far the predictions were to be trusted."""
 
     @classmethod
-    def from_json(cls, values: Mapping[str, object]) -> Basis:
-        """From plain data; anything malformed is a PlanError."""
-        match values:
-            case {
-                "model": str(model),
-                "target": str(target),
-                "target_hash": str(target_hash),
-                "dtype": str(dtype),
-                "batch": int(batch),
-                "size": [int(height), int(width)],
-                "rate": float() | int() as rate,
-                "paradigm": str(paradigm),
-                "calibration": str(calibration),
-            } if batch > 0:
-                return cls(
-                    model=model, target=target, target_hash=target_hash, dtype=dtype, batch=batch,
-                    size=(height, width), rate=check_rate(rate), paradigm=paradigm, calibration=calibration,
-                )  # fmt: skip
-            case _:
-                raise PlanError("the plan does not say what it was made for", "make it again with `laudc plan`")
+    def from_json(cls, values: object) -> Basis:
+        """From plain data; anything malformed is a PlanError that names the field."""
+        if not isinstance(values, Mapping):
+            raise PlanError("the plan does not say what it was made for", "make it again with `laudc plan`")
+        read = {field.name: _stated(field.name, values) for field in fields(cls)}
+        height, width = cast("Sequence[int]", read["size"])
+        return cls(**cast("dict[str, Any]", {**read, "size": (height, width), "rate": check_rate(read["rate"])}))
 
     def refuse(self, *, target_hash: str, target: str, batch: int, size: tuple[int, ...], dtype: str) -> None:
         """PlanError, saying what differs, for anything but what it was made for."""
@@ -101,6 +119,13 @@ class Plan:
     seed: int = 0
     made_for: Basis | None = None
     """What the decisions were chosen for, where a device was named: it is compiled for nothing else."""
+
+    @property
+    def expected_rate(self) -> float:
+        """The rate to compile for: that of the random masks, or else the one it was planned at."""
+        if self.rate is not None:
+            return self.rate
+        return DEFAULT_RATE if self.made_for is None else self.made_for.rate
 
     def of(self, block: str) -> tuple[Decision, ...]:
         """The decisions for one block, in the order of the paradigms."""
@@ -141,10 +166,20 @@ class Plan:
                     keep_first=first,
                     target=target,
                     seed=seed,
-                    made_for=None if basis is None else Basis.from_json(cast("Mapping[str, object]", basis)),
+                    made_for=None if basis is None else Basis.from_json(basis),
                 )
             case _:
                 raise PlanError("the plan lacks a field", "make the file again")
+
+
+def _stated(name: str, values: Mapping[str, object]) -> object:
+    """A field of a basis, checked."""
+    if name not in values:
+        raise PlanError(f"the plan does not say what {name} it was made for", "make it again with `laudc plan`")
+    value, field = values[name], _FIELDS.get(name, _TEXT)
+    if not field.plausible(value):
+        raise PlanError(f"the plan is made for {name} = {value!r}", f"give {field.words}, or plan again")
+    return value
 
 
 def _decision_from(row: object) -> Decision:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -19,11 +20,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from laudc.errors import PlanError
-from laudc.paradigms import PARADIGMS
+from laudc.paradigms import PARADIGMS, Paradigm
 from laudc.plan import Basis, Decision, Plan
 from laudc.program import Block, Program, input_type
+from laudc.structure import structure_digest
+from laudc.targets import TARGETS, Target, load_target
 
 _FORMAT = 1
+_SHOWN = 8
+"""Digits of a digest that tell networks apart."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -83,11 +88,36 @@ def read_plan(path: Path) -> PlanFile:
         raise PlanError(f"{path} is no TOML: {error}", "make it again with `laudc plan`") from error
     found = _from(values, path)
     stated = values.get("hash")
-    if stated is not None and stated != found.hash:
+    if stated is None:
+        _check_device(found.basis, path)
+    elif stated != found.hash:
         raise PlanError(
             f"{path} was changed after it was made", "take its line `hash` out if you mean it, or plan again"
         )
     return found
+
+
+def _check_device(basis: Basis, path: Path) -> None:
+    """PlanError unless an edited plan is for a device that there is, in a data type of its own."""
+    name = basis.target
+    device = TARGETS[name] if name in TARGETS else _in_a_file(name, path)
+    if basis.dtype not in device.dtypes:
+        raise PlanError(
+            f"{path}: dtype = {basis.dtype!r}, in which {name} does not compute",
+            f"write {' or '.join(device.dtypes)}",
+        )
+
+
+def _in_a_file(name: str, plan: Path) -> Target:
+    """The target whose file lies here or beside the plan."""
+    files = (folder / f"{name}.toml" for folder in (Path(), plan.parent))
+    found = next((file for file in files if os.path.isfile(file)), None)
+    if found is None:
+        raise PlanError(
+            f"{plan}: target = {name!r} is no target that `laudc targets` lists, and there is no file {name}.toml",
+            "name one of those, or plan again",
+        )
+    return load_target(found.absolute())
 
 
 def _from(values: Mapping[str, object], path: Path) -> PlanFile:
@@ -123,6 +153,7 @@ def check_fits(file: PlanFile, program: Program) -> None:
             f"the plan is for images of {_by(file.basis.size)}, the network reads {_by(size)}",
             "plan for that size, or convert at the plan's",
         )
+    _check_structure(file.basis, program)
     names = {block.name for block in program.blocks}
     unknown, missing = sorted(file.blocks.keys() - names), sorted(names - file.blocks.keys())
     if unknown or missing:
@@ -135,12 +166,33 @@ def check_fits(file: PlanFile, program: Program) -> None:
         _check_block(block, file.blocks[block.name])
 
 
+def _check_structure(basis: Basis, program: Program) -> None:
+    here = structure_digest(program)
+    if here != basis.structure:
+        name = program.source.get("model")
+        this = f"this is {name or 'another network'} (digest {here[:_SHOWN]})"
+        raise PlanError(
+            f"the plan is for {basis.model} (digest {basis.structure[:_SHOWN]}), {this}",
+            f"plan again for {basis.target}, batch {basis.batch}, rate {basis.rate:g}: laudc plan {name or 'MODEL'}",
+        )
+
+
 def _check_block(block: Block, pairs: Sequence[tuple[str, int]]) -> None:
     for paradigm, size in pairs:
-        way = PARADIGMS[paradigm]
-        reason = way.refuse(block, size) if size or not way.takes_granularity else "a granularity is 1 or more"
+        reason = _refusal(PARADIGMS[paradigm], block, size)
         if reason is not None:
             raise PlanError(f"{block.name} cannot be {paradigm} {size}: {reason}", "plan this network again")
+
+
+def _refusal(way: Paradigm, block: Block, size: int) -> str | None:
+    if not way.takes_granularity:
+        return "it takes no granularity, which is written as 0" if size else way.refuse(block, size)
+    if size == 0:
+        return "a granularity is 1 or more"
+    reason = way.refuse(block, size)
+    if reason is None and size > way.whole(block):
+        return f"{way.whole(block)} is the whole of the block already"
+    return reason
 
 
 def _by(size: Sequence[int]) -> str:

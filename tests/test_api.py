@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import pickle  # noqa: TID251  to see it refused
 from collections.abc import Callable
 from pathlib import Path
@@ -12,8 +13,13 @@ import pytest
 import torch
 
 import laudc
+from laudc.convert import read_blocks
 from laudc.dynamic_model import DynamicModel
-from laudc.errors import InputError
+from laudc.errors import InputError, PlanError
+from laudc.latency.planner import Search
+from laudc.plan_file import PlanFile
+from laudc.program import input_type
+from laudc.targets import TARGETS
 from laudc.testing import TinyNet, conditioned, random_images
 
 IMAGE = random_images(1, 3, 32, 32)
@@ -39,6 +45,11 @@ def dynamic(network: torch.nn.Module) -> DynamicModel:
         ({"example_inputs": (IMAGE,)}, "the example input is a tuple; give one tensor"),
         ({"example_inputs": torch.zeros(0, 3, 32, 32)}, r"the example input is float32\[0, 3, 32, 32\]"),
         ({"target": 7}, "the target is a int"),
+        ({"plan": 7}, "the plan is a int; give the path of a file"),
+        ({"keep_first": 1}, "the keep_first is a int; give True or False"),
+        ({"target": "v100", "batch": 0}, "the batch 0 is not a whole number above 0"),
+        ({"batch": 4}, "a batch is planned for only on a named target"),
+        ({"paradigm": "auto", "granularity": "4"}, "auto chooses the granularity too"),
         ({"seed": 10**30}, "the seed 10+ is not a whole number from 0"),
         ({"seed": -1}, "the seed -1 is not a whole number"),
         ({"seed": 0.5}, "the seed 0.5 is not a whole number"),
@@ -102,3 +113,35 @@ def test_what_is_saved_is_loaded(dynamic: DynamicModel, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="exists"):
         laudc.save(dynamic, tmp_path / "tiny.laud")
     assert torch.equal(cast(DynamicModel, laudc.load(tmp_path / "tiny.laud"))(IMAGE), dynamic(IMAGE))
+
+
+def test_transform_takes_these_options() -> None:
+    assert str(inspect.signature(laudc.transform)) == (
+        "(model: 'nn.Module', example_inputs: 'Tensor | None' = None, *, paradigm: 'str | None' = None, "
+        "granularity: 'str | None' = None, rate: 'float | None' = None, keep_first: 'bool' = False, "
+        "target: 'str | None' = None, batch: 'int | None' = None, plan: 'str | Path | None' = None, seed: 'int' = 0)"
+        " -> 'DynamicModel'"
+    )
+
+
+def test_a_target_is_planned_for_as_the_command_does(network: torch.nn.Module) -> None:
+    image = random_images(1, 3, 256, 256)
+    plan = laudc.transform(network, image, target="jetson-nano", batch=4, rate=0.25, keep_first=True).plan
+    assert plan.made_for is not None
+    assert (plan.paradigm, plan.made_for.batch, plan.made_for.rate) == ("auto", 4, 0.25)
+    assert (plan.rate, plan.keep_first) == (0.25, True)
+
+
+def test_a_plan_file_is_obeyed_at_its_own_size(network: torch.nn.Module, tmp_path: Path) -> None:
+    program = read_blocks(network, random_images(1, 3, 32, 48))
+    search = Search.of(program, TARGETS["v100"], batch=8, rate=0.1)
+    blocks = {block.name: (("layer", 0),) for block in program.blocks}
+    path = tmp_path / "plan.toml"
+    path.write_text(PlanFile(basis=search.basis("tiny"), blocks=blocks, reasons={}).text())
+    dynamic = laudc.transform(network, plan=path)
+    assert dynamic.plan.made_for == search.basis("tiny")
+    assert (dynamic.plan.expected_rate, input_type(dynamic.program).shape[2:]) == (0.1, (32, 48))
+    with pytest.raises(PlanError, match="the plan is for images of 32x48, the network reads 32x32"):
+        laudc.transform(network, IMAGE, plan=str(path))
+    with pytest.raises(InputError, match="a plan says paradigm, granularity, target and batch; leave those"):
+        laudc.transform(network, plan=path, target="v100")

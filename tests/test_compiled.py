@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,9 +11,12 @@ from torch import nn
 
 import laudc
 from laudc.compare import relative_error
-from laudc.compiled import CompiledModel
+from laudc.compiled import CompiledModel, passes_for
 from laudc.dynamic_model import DynamicModel
 from laudc.errors import BuildError, InputError, ToolchainError
+from laudc.latency.planner import Search
+from laudc.passes.fuse_masker_conv import FuseMaskerConv
+from laudc.targets import TARGETS
 from laudc.testing import TinyNet, conditioned, random_images, random_masks_like
 
 SIZE = (37, 45)
@@ -50,6 +54,19 @@ def test_it_stays_equal_with_a_fusion_left_out(dynamic: DynamicModel, fusion: st
     masks = random_masks_like(dynamic.program, rate=0.4, batch=2)
     network.runner.poison()
     assert relative_error(network(IMAGE, masks), dynamic(IMAGE, masks).detach()) <= 1e-5
+
+
+def test_a_network_is_compiled_for_the_rate_that_its_plan_was_made_at(dynamic: DynamicModel) -> None:
+    target = TARGETS["v100"]
+    made_for = Search.of(dynamic.program, target, batch=2, rate=0.1).basis("tiny")
+    for plan, rate in (
+        (None, 0.5),
+        (dynamic.plan, 0.5),
+        (replace(dynamic.plan, made_for=made_for), 0.1),
+        (replace(dynamic.plan, made_for=made_for, rate=0.9), 0.9),
+    ):
+        expected = [one.expected_rate for one in passes_for(target, plan, ()) if isinstance(one, FuseMaskerConv)]
+        assert expected == [rate]
 
 
 def test_skipped_blocks_take_less_of_the_work() -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import functools
 import json
 import math
+from dataclasses import replace
 
 import pytest
 
 from laudc.capture import capture
 from laudc.errors import InputError, PlanError, UnknownName
 from laudc.passes.find_blocks import FindBlocks
-from laudc.plan import Decision, Plan, check_rate, make_plan
+from laudc.plan import Basis, Decision, Plan, check_rate, make_plan
 from laudc.program import Block
 from laudc.testing import random_images, tiny
 
@@ -158,6 +159,21 @@ def test_decisions_are_the_options_and_nothing_else() -> None:
 def test_a_damaged_plan_is_a_plan_error(damage: dict[str, object]) -> None:
     with pytest.raises(PlanError, match="make the file again"):
         Plan.from_json(make_plan(blocks()).to_json() | damage)
+
+
+def test_the_rate_to_expect_is_that_of_the_masks_or_of_the_planning_or_the_usual_one() -> None:
+    free = make_plan(blocks())
+    made_for = Basis(
+        model="tiny", structure="ab" * 32, target="v100", target_hash="cd" * 32, dtype="float32", batch=8,
+        size=(64, 64), rate=0.1, paradigm="auto", calibration="uncalibrated",
+    )  # fmt: skip
+    bound = replace(free, made_for=made_for)
+    assert (free.expected_rate, bound.expected_rate, replace(bound, rate=0.0).expected_rate) == (0.5, 0.1, 0.0)
+
+
+def test_a_plan_that_was_made_for_no_record_is_a_plan_error() -> None:
+    with pytest.raises(PlanError, match="the plan does not say what it was made for"):
+        Plan.from_json(make_plan(blocks()).to_json() | {"made_for": 3})
 
 
 def test_a_plan_without_a_field_is_a_plan_error() -> None:

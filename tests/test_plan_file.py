@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
+from torchvision import models
 
+import laudc.targets
 from laudc.convert import read_blocks
 from laudc.errors import InputError, LaudcError, PlanError
 from laudc.plan import Basis, Decision
 from laudc.plan_file import PlanFile, check_fits, read_plan
-from laudc.program import Program
+from laudc.program import Program, program_for
+from laudc.structure import structure_digest
 from laudc.testing import TinyNet
 
+STRUCTURE = structure_digest(read_blocks(TinyNet().eval(), torch.zeros(1, 3, 64, 48)))
 BASIS = Basis(
-    model="tiny", target="v100", target_hash="ab" * 32, dtype="float32", batch=8, size=(64, 48), rate=0.5,
-    paradigm="auto", calibration="uncalibrated",
+    model="tiny", structure=STRUCTURE, target="v100", target_hash="ab" * 32, dtype="float32", batch=8, size=(64, 48),
+    rate=0.5, paradigm="auto", calibration="uncalibrated",
 )  # fmt: skip
 FILE = PlanFile(
     basis=BASIS,
@@ -113,6 +119,8 @@ WRONG = {
     "a granularity of no digits": ('["spatial 4"]', '["spatial \u00b2"]'),
     "a granularity without end": ('["spatial 4"]', f'["spatial {"9" * 5000}"]'),
     "a number": ('["spatial 4"]', "[4]"),
+    "no structure": (f'structure = "{STRUCTURE}"\n', ""),
+    "a structure of no text": (f'structure = "{STRUCTURE}"', "structure = 7"),
     "one paradigm twice": ('["spatial 4"]', '["spatial 4", "spatial 2"]'),
 }
 
@@ -171,12 +179,81 @@ def test_a_plan_fits_the_network_it_was_made_for(program: Program) -> None:
             replace(FILE, blocks={**FILE.blocks, "stage1.0.branch": (("spatial", 0),)}),
             "stage1.0.branch cannot be spatial 0: a granularity is 1 or more",
         ),
+        (
+            replace(FILE, blocks={**FILE.blocks, "stage1.0.branch": (("spatial", 500),)}),
+            "stage1.0.branch cannot be spatial 500: 32 is the whole of the block already",
+        ),
+        (
+            replace(FILE, blocks={**FILE.blocks, "stage1.0.branch": (("layer", 3),)}),
+            "stage1.0.branch cannot be layer 3: it takes no granularity, which is written as 0",
+        ),
+        (
+            replace(FILE, basis=replace(BASIS, structure="ab" * 32)),
+            f"this is another network (digest {STRUCTURE[:8]}); plan again for v100, batch 8, rate 0.5: laudc plan",
+        ),
     ],
-    ids=["size", "one more", "three fewer", "another network", "width", "none"],
+    ids=["size", "one more", "three fewer", "other names", "width", "none", "above", "layer", "another network"],
 )  # fmt: skip
 def test_a_plan_that_does_not_fit_is_refused_saying_what_differs(program: Program, file: PlanFile, said: str) -> None:
     with pytest.raises(PlanError, match=re.escape(said)):
         check_fits(file, program)
+
+
+def test_a_patch_as_large_as_the_map_is_still_a_patch(program: Program) -> None:
+    side = max(program.blocks[0].out_size)
+    check_fits(replace(FILE, blocks={**FILE.blocks, "stage1.0.branch": (("spatial", side),)}), program)
+
+
+def test_a_network_is_its_structure_and_not_its_name_weights_batch_mode_or_data_type(program: Program) -> None:
+    other = read_blocks(TinyNet().train(), torch.zeros(4, 3, 64, 48), source={"model": "renamed"})
+    check_fits(FILE, other)
+    assert structure_digest(program_for(program, (4, 3, 64, 48), dtype="float16")) == STRUCTURE
+    assert structure_digest(program_for(program, (1, 3, 48, 64))) != STRUCTURE
+
+
+@pytest.mark.parametrize("made", [models.resnet34, models.resnext50_32x4d, models.wide_resnet50_2])
+def test_networks_with_blocks_of_the_same_names_differ(made: Callable[..., nn.Module]) -> None:
+    example = torch.zeros(1, 3, 64, 64)
+    resnet50 = read_blocks(models.resnet50().eval(), example)
+    other = read_blocks(made().eval(), example)
+    assert [block.name for block in other.blocks] == [block.name for block in resnet50.blocks]
+    assert structure_digest(other) != structure_digest(resnet50)
+
+
+UNLIKELY = {
+    'batch = "x"': ("batch = 8", "the plan is made for batch = 'x'; give a whole number above 0"),
+    "batch = -3": ("batch = 8", "the plan is made for batch = -3; give a whole number above 0"),
+    "batch = true": ("batch = 8", "the plan is made for batch = True; give a whole number above 0"),
+    "size = [224]": ("size = [64, 48]", "the plan is made for size = [224]; give two whole numbers above 0, height"),
+    "size = [0, 48]": ("size = [64, 48]", "the plan is made for size = [0, 48]; give two whole numbers"),
+    "rate = 2": ("rate = 0.5", "the plan is made for rate = 2; give a number from 0 to 1"),
+    "model = 3": ('model = "tiny"', "the plan is made for model = 3; give a text in quotes"),
+    "modem = 3": ('model = "tiny"', "the plan does not say what model it was made for"),
+    'dtype = "float99"': ('dtype = "float32"', "dtype = 'float99', in which v100 does not compute; write float32 or"),
+    f'target = "{"n" * 5000}"': ('target = "v100"', "is no target that `laudc targets` lists, and there is no file"),
+    'target = "nosuch"': ('target = "v100"', "target = 'nosuch' is no target that `laudc targets` lists, and there"),
+}
+
+
+@pytest.mark.parametrize("new", UNLIKELY)
+def test_what_it_is_made_for_is_checked_by_field(path: Path, new: str) -> None:
+    old, said = UNLIKELY[new]
+    text = re.sub(r'(?m)^hash = ".*"\n', "", FILE.text())
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+    with pytest.raises(PlanError, match=re.escape(said)):
+        read_plan(path)
+
+
+def test_an_edited_plan_may_be_for_a_target_in_a_file(path: Path) -> None:
+    file = replace(FILE, basis=replace(BASIS, target="my-board"))
+    path.write_text(file.text())
+    assert read_plan(path).basis.target == "my-board"  # as it was made, wherever its target's file is
+    path.write_text(re.sub(r'(?m)^hash = ".*"\n', "", file.text()))
+    with pytest.raises(PlanError, match=r"there is no file my-board\.toml; name one of those"):
+        read_plan(path)
+    (path.parent / "my-board.toml").write_text((Path(*laudc.targets.__path__) / "v100.toml").read_text())
+    assert read_plan(path).basis.target == "my-board"
 
 
 def test_a_granularity_of_none_is_no_channel_paradigm(program: Program) -> None:

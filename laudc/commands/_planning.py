@@ -21,7 +21,7 @@ def wanted_network(model: str, size: tuple[int, int] | None) -> tuple[str, Progr
     named = open_model(model, seed=0, pretrained=False)
     channels = example_for(named.module).shape[1]
     example = torch.zeros(1, channels, *(size or named.preprocessing.size))
-    return named.source["model"], read_blocks(named.module.eval(), example)
+    return named.source["model"], read_blocks(named.module.eval(), example, source=named.source)
 
 
 def search_for(

@@ -54,9 +54,16 @@ def _compile(
     with progress(f"reading {artifact or 'the folder'}", after_s=0):  # before torch is imported: it may take seconds
         from laudc import api, pipeline
         from laudc.artifact import read_converted, save
+        from laudc.compiled import check_planned_for
 
         pipeline.lowering(without=without)  # an unknown fusion is said before any work
         source = _only_converted(Path()) if artifact is None else read_converted(artifact)
+        plan = source.plan
+        made_for = plan.made_for if plan else None
+        images = batch or (made_for.batch if made_for else 1)
+        if made_for:
+            kind = dtype or device.default_dtype
+            check_planned_for(plan, device, batch=images, size=size or made_for.size, dtype=kind)
     if artifact is None:
         click.echo(f"compiling {source.path}, the only converted file here", err=as_json)
     path = output or Path(f"{source.path.name.removesuffix('.laud')}.{device.name}.laud")
@@ -64,12 +71,10 @@ def _compile(
     warn_of_cache()
     start = time.perf_counter()
     with progress(f"lowering {source.path}") as now:
-        dynamic = source.dynamic()
-        made_for = dynamic.plan.made_for
         compiled = api.compile(
-            dynamic,
+            source.dynamic(),
             device,
-            batch or (made_for.batch if made_for else 1),
+            images,
             size=size,
             dtype=dtype,
             without=without,

@@ -20,7 +20,7 @@ from laudc.commands._facts import (
     static_digest,
     weights_words,
 )
-from laudc.errors import CaptureError, InputError
+from laudc.errors import CaptureError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,13 +32,18 @@ if TYPE_CHECKING:
 
 @click.command("convert", short_help="Make a network dynamic.", context_settings=_options.SETTINGS)
 @click.argument("model")
-@click.option("--paradigm", help="spatial, layer, channel, several joined by +, or auto.", show_default="spatial")
+@click.option(
+    "--paradigm",
+    help="spatial, layer, channel, several joined by +, or auto.",
+    show_default="spatial; auto with --target",
+)
 @click.option(
     "--granularity",
     help="One number, one a stage or one a block, such as 4-4-2-1.",
     show_default="as predicted fast",
 )
-@click.option("--target", help="Plan for this device; what is predicted to gain nothing stays static.")
+@click.option("--target", help="Plan for this device, at --rate; what is predicted to gain nothing stays static.")
+@click.option("--batch", type=click.IntRange(min=1), help="Images a call to plan for, with --target.", show_default="1")
 @click.option("--plan", "plan_path", type=click.Path(path_type=Path), help="Obey a file that `laudc plan` wrote.")
 @_options.rate
 @click.option("--keep-first", is_flag=True, help="Random masks leave the first block of each stage on.")
@@ -54,6 +59,7 @@ def _convert(
     paradigm: str | None,
     granularity: str | None,
     target: str | None,
+    batch: int | None,
     plan_path: Path | None,
     rate: float | None,
     keep_first: bool,
@@ -76,24 +82,20 @@ def _convert(
 
     with progress(f"opening {model}", after_s=0) as now:  # before torch is imported, which may take seconds
         from laudc.artifact import save
-        from laudc.convert import convert, unknown_operations
+        from laudc.convert import convert, settled_paradigm, unknown_operations
         from laudc.models import OWN, RANDOM, check_name, condition_random, file_stem, open_model
-        from laudc.plan import AUTO, check_rate, parse_granularity, parse_paradigms
+        from laudc.plan import check_rate
         from laudc.plan_file import read_plan
 
         chosen = None if plan_path is None else read_plan(plan_path)
-        if chosen is not None and (paradigm or granularity or target):
-            raise InputError("a plan says paradigm, granularity and target", "leave those options out beside --plan")
-        paradigm = chosen.basis.paradigm if chosen else paradigm or "spatial"
-        if paradigm != AUTO:
-            parse_granularity(granularity, parse_paradigms(paradigm))
-        elif granularity is not None:
-            raise InputError("auto chooses the granularity too", "leave --granularity out, or name a paradigm")
+        settled = settled_paradigm(
+            paradigm=paradigm, granularity=granularity, target=target, batch=batch, chosen=chosen
+        )
         device = None if target is None else load_target(target)
         if rate is not None:
             check_rate(rate)
         check_name(model)
-        path = output or Path(f"{file_stem(model)}-{paradigm}.laud")
+        path = output or Path(f"{file_stem(model)}-{settled}.laud")
         if not dry_run:
             refuse_unwritable(path, force)
         named = open_model(model, seed=seed, pretrained=pretrained)
@@ -108,6 +110,7 @@ def _convert(
             rate=rate,
             keep_first=keep_first,
             target=device,
+            batch=batch,
             seed=seed,
             source=named.source,
             chosen=chosen,

@@ -27,6 +27,7 @@ from laudc.passes.insert_maskers import InsertMaskers
 from laudc.plan import AUTO, Basis, Decision, Plan, check_rate, parse_paradigms
 from laudc.program import Block, Program, Refusal, input_type, program_for
 from laudc.static_network import static_program
+from laudc.structure import structure_digest
 from laudc.targets import Target
 
 MARGIN = 0.05
@@ -78,6 +79,8 @@ class Search:
     paradigm: str = AUTO
     """Paradigms joined by +, or "auto": each alone, block by block."""
     margin: float = MARGIN
+    structure: str = ""
+    """Digest of the network, for the plan to name."""
 
     @classmethod
     def of(
@@ -102,12 +105,14 @@ class Search:
             rate=rate,
             paradigm=paradigm,
             margin=margin,
+            structure=structure_digest(program),
         )
 
     def basis(self, model: str) -> Basis:
         """What the plan of a network is made for."""
         return Basis(
             model=model,
+            structure=self.structure,
             target=self.target.name,
             target_hash=device_identity(self.target),
             dtype=self.dtype,

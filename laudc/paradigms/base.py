@@ -27,6 +27,10 @@ class Paradigm(ABC):
     def granularities(self, block: Block) -> tuple[int, ...]:
         """Those worth weighing for this block, the finest first."""
 
+    def whole(self, block: Block) -> int:
+        """The granularity at which one decision holds for all of the block."""
+        return max(self.granularities(block), default=0)
+
     @abstractmethod
     def refuse(self, block: Block, granularity: int) -> str | None:
         """Why this block cannot be dynamic this way, or None."""

@@ -31,6 +31,10 @@ class Channel(Paradigm):
         fits = (g for g in powers if block.width % g == 0 and g % max(block.group_width, 1) == 0)
         return tuple(g for g in fits if block.width // g >= 2)
 
+    def whole(self, block: Block) -> int:
+        """The inner width."""
+        return block.width
+
     def refuse(self, block: Block, granularity: int) -> str | None:
         if block.width % granularity:
             return f"{granularity} adjacent channels do not divide the inner width of {block.width}"

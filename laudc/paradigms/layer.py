@@ -13,6 +13,10 @@ class Layer(Spatial):
         """0: the whole map, whatever its size."""
         return 0
 
+    def whole(self, block: Block) -> int:
+        """0, as any block."""
+        return 0
+
     def granularities(self, block: Block) -> tuple[int, ...]:
         """The one there is."""
         return (0,)

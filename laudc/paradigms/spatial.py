@@ -27,6 +27,10 @@ class Spatial(Paradigm):
         powers = {1 << p for p in range(side.bit_length()) if 1 << p <= max(1, side // 2)}
         return tuple(sorted(divisors | powers))
 
+    def whole(self, block: Block) -> int:
+        """The longer side of the map."""
+        return max(block.out_size)
+
     def refuse(self, block: Block, granularity: int) -> str | None:
         return None
 

@@ -76,15 +76,41 @@ def test_the_granularity_is_planned_for_this_machine_and_holds_for_any(cli: Cli)
     assert (plan.target, plan.made_for) == (None, None)
 
 
-def test_a_named_target_is_planned_for_and_binds(cli: Cli) -> None:
-    facts = json.loads(cli(*LARGE, "--paradigm", "auto", "--target", "jetson-nano", "--json").out)
-    assert facts["file"] == "tiny-auto.laud"
-    assert facts["made_for"]["target"] == "jetson-nano"
+def test_a_named_target_is_planned_for_and_binds(cli: Cli, folder: Path) -> None:
+    facts = json.loads(cli(*LARGE, "--target", "jetson-nano", "--json").out)
+    assert facts["file"] == "tiny-auto.laud"  # every paradigm is weighed
+    made_for = facts["made_for"]
+    assert (made_for["target"], made_for["batch"], made_for["rate"]) == ("jetson-nano", 1, 0.5)
+    (folder / "tiny-auto.jetson-tx2.laud").write_text("mine")
     found = cli("compile", "tiny-auto.laud", "--target", "jetson-tx2")
     assert found.exit_code == 2
     assert "the network was planned for target jetson-nano, not jetson-tx2" in found.error
     found = cli("compile", "tiny-auto.laud", "--target", "jetson-nano", "--batch", "3")
     assert "planned for batch 1, not 3; compile it for that, or plan again" in found.error
+
+
+def test_a_target_is_planned_for_at_the_batch_and_rate_that_are_given(cli: Cli) -> None:
+    facts = json.loads(cli(*LARGE, "--target", "jetson-nano", "--batch", "4", "--rate", ".25", "--json").out)
+    assert (facts["made_for"]["batch"], facts["made_for"]["rate"], facts["rate"]) == (4, 0.25, 0.25)
+    plan = loaded("tiny-auto.laud").plan
+    assert (plan.made_for and plan.made_for.batch, plan.expected_rate) == (4, 0.25)
+    assert cli(*LARGE, "--target", "jetson-nano", "--paradigm", "layer").exit_code == 0
+    assert loaded("tiny-layer.laud").plan.paradigm == "layer"
+    said = cli(*TINY, "--target", "jetson-nano", "--granularity", "4", "--json")
+    assert json.loads(said.out)["file"] == "tiny-spatial.laud"
+
+
+def test_a_plan_for_another_network_is_refused_and_a_renamed_one_is_not(cli: Cli, folder: Path) -> None:
+    assert cli("plan", "net.py:Tiny", "--size", "512", "--target", "jetson-nano", "--rate", ".25").exit_code == 0
+    (folder / "wider.py").write_text((folder / "net.py").read_text().replace("outputs, 3, 1, 1", "outputs, 5, 1, 2"))
+    found = cli("convert", "wider.py:Tiny", "--plan", "plan.toml")
+    assert found.exit_code == 2
+    assert "the plan is for net.py:Tiny (digest " in found.error
+    assert "), this is wider.py:Tiny (digest " in found.error
+    assert found.error.endswith("; plan again for jetson-nano, batch 1, rate 0.25: laudc plan wider.py:Tiny")
+    assert cli("convert", "net.py:make_tiny", "--plan", "plan.toml").exit_code == 0
+    plan = loaded("make_tiny-auto.laud").plan
+    assert (plan.rate, plan.expected_rate) == (None, 0.25)
 
 
 def test_a_target_on_which_nothing_gains_is_said(cli: Cli, folder: Path) -> None:
@@ -103,6 +129,9 @@ def test_a_plan_is_obeyed_or_refused_with_what_differs(cli: Cli, folder: Path) -
     plan = loaded("tiny-auto.laud").plan
     assert plan.made_for is not None
     assert (plan.made_for.batch, plan.made_for.size) == (2, (512, 512))
+    for option in (("--paradigm", "layer"), ("--granularity", "4"), ("--target", "v100"), ("--batch", "2")):
+        said = "a plan says paradigm, granularity, target and batch; leave those options out beside the plan"
+        assert cli("convert", "net.py:Tiny", "--plan", "plan.toml", *option).error == said
     (folder / "plan.toml").write_text(text.replace('"blocks.0"', '"blocks.9"'))
     assert "plan.toml was changed after it was made" in cli("convert", "net.py:Tiny", "--plan", "plan.toml").error
     lines = [line for line in text.splitlines() if not line.startswith("hash")]
@@ -222,6 +251,15 @@ def test_weights_that_cannot_be_had_are_one_sentence(cli: Cli, tmp_path: Path, m
         (("net.py:Tiny", "--rate", "1.5"), 2, "the rate 1.5 is not a number from 0 to 1"),
         (("net.py:Tiny", "--rate", "-0.1"), 2, "the rate -0.1 is not a number from 0 to 1"),
         (("net.py:Tiny", "--rate", "nan"), 2, "the rate nan is not a number from 0 to 1"),
+        (("net.py:Tiny", "--batch", "4"), 2, "a batch is planned for only on a named target"),
+        (
+            ("net.py:Tiny", "--target", "v100", "--granularity", "4", "--batch", "4"),
+            2,
+            "only on a named target, without a granularity; name a target, or leave the batch out",
+        ),
+        (("net.py:Tiny", "--target", "v100", "--batch", "0"), 2, "invalid value for '--batch': 0"),
+        (("net.py:Tiny", "--paradigm", "auto", "--granularity", "4"), 2, "auto chooses the granularity too"),
+        (("net.py:Tiny", "--plan", "none.toml"), 2, "none.toml cannot be read: No such file or directory"),
         (("net.py:Tiny", "--size", "0"), 2, "the size '0' is not whole numbers above 0"),
         (("net.py:Tiny", "--size", "32x"), 2, "the size '32x' is not whole numbers above 0"),
         (("net.py:Tiny", "-o", "taken.laud"), 2, "taken.laud exists; give another name"),
