@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -64,7 +65,9 @@ def test_a_second_prediction_is_remembered_and_needs_no_torch(cli: Cli) -> None:
     arguments = ["predict", "resnet18", "--target", "v100", "--size", "64"]
     first = cli(*arguments)
     program = f"import sys; sys.modules['torch'] = None; from laudc.cli import main; main({arguments!r})"
-    again = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    again = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, env={**os.environ}
+    )  # readline puts a COLUMNS behind it
     assert (again.stdout, again.stderr) == (first.out, "")
 
 
