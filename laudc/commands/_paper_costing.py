@@ -26,7 +26,7 @@ _COLUMNS = ("block", "decisions", "static_ms", "dynamic_ms", "ratio")
 def refuse(options: Sequence[str]) -> None:
     """InputError for options that only the hardware costing takes."""
     if options:
-        raise InputError(f"the paper's costing takes no {' and no '.join(options)}", "leave it out, or --costing paper")
+        raise InputError(f"the paper's costing takes no {' and no '.join(options)}", "ask without")
 
 
 def price(
