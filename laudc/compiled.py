@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from laudc import pipeline
+from laudc.defaults import DEFAULT_RATE
 from laudc.dynamic_model import check_masks, mask_shapes
 from laudc.errors import InputError, ToolchainError
 from laudc.kernels.build import Binary, build_all
@@ -23,7 +24,7 @@ from laudc.latency.constants import Calibration, device_identity
 from laudc.latency.machine import here
 from laudc.passes import Pass
 from laudc.passes.bind_kernels import BindKernels
-from laudc.plan import DEFAULT_RATE, Plan
+from laudc.plan import Plan
 from laudc.program import Program, in_evaluation, input_type, program_for, types_of
 from laudc.rates import MaskShape, executed_rates, stratified_masks
 from laudc.schedules import Choice

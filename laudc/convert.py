@@ -11,11 +11,12 @@ import torch
 from torch import Tensor, fx, nn
 
 from laudc.capture import capture
+from laudc.defaults import DEFAULT_RATE
 from laudc.dynamic_model import DynamicModel
 from laudc.errors import CaptureError, InputError, PlanError
 from laudc.passes.find_blocks import FindBlocks
 from laudc.passes.insert_maskers import InsertMaskers
-from laudc.plan import AUTO, DEFAULT_RATE, Plan, check_rate, make_plan, parse_granularity, parse_paradigms
+from laudc.plan import AUTO, Plan, check_rate, make_plan, parse_granularity, parse_paradigms
 from laudc.plan_file import PlanFile, check_fits
 from laudc.program import Program, input_type, types_of
 from laudc.targets import Target

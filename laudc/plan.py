@@ -12,15 +12,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, cast
 
+from laudc.defaults import DEFAULT_RATE
 from laudc.errors import InputError, PlanError
 from laudc.paradigms import PARADIGMS, Paradigm
 from laudc.program import Block, Refusal
 
 AUTO = "auto"
 """In place of paradigms: the planner takes one for each block."""
-
-DEFAULT_RATE = 0.5
-"""What is expected to stay on where nobody says."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

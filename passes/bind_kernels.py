@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from torch import fx
 
+from laudc.defaults import DEFAULT_RATE
 from laudc.errors import BuildError
 from laudc.passes.base import Pass
 from laudc.program import Program, input_type, is_view, type_of, types_of
@@ -32,7 +33,7 @@ class BindKernels(Pass):
     target: Target = TARGETS["cpu"]
     preferred: Mapping[str, Mapping[str, Choice]] = field(default_factory=dict)
     """By node, the tiles to take where their schedule offers them."""
-    expected_rate: float = 0.5
+    expected_rate: float = DEFAULT_RATE
     """Of every masker."""
     calibration: Calibration | None = field(default=None, repr=False)
     """What the tiles are chosen by; None: what the device has."""

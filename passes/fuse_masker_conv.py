@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import fx, nn
 
+from laudc.defaults import DEFAULT_RATE
 from laudc.ops.base import Spec
 from laudc.ops.conv2d import Conv2d
 from laudc.ops.gather import Gather
@@ -53,7 +54,7 @@ class FuseMaskerConv(Pass):
     optional = True
 
     target: Target = TARGETS["cpu"]
-    expected_rate: float = 0.5
+    expected_rate: float = DEFAULT_RATE
     calibration: Calibration | None = field(default=None, repr=False)
     """What the two forms are priced by; None: what the device has."""
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 from dataclasses import fields
 from pathlib import Path
 
-from laudc.commands._planning import search_for, wanted_network
+from laudc.commands._planning import wanted_network
 from laudc.latency._time import Time
 from laudc.latency.planner import MARGIN, BlockChoice, Search, choose_blocks, plan_of, whole_network
+from laudc.targets import load_target
 
 TABLE = Path(__file__).resolve().parent.parent / "docs/benchmarks/plans.md"
 NETWORKS = ("resnet50", "resnet101")
@@ -44,13 +45,10 @@ def reason(choices: tuple[BlockChoice, BlockChoice]) -> str:
 
 
 def section(network: str) -> list[str]:
-    model, program = wanted_network(network, None)
-    searches: list[Search] = [
-        search_for(program, target, batch=batch, rate=RATE, paradigm="auto", margin=MARGIN, dtype=None)
-        for target, batch in DEVICES
-    ]
+    program = wanted_network(network, None)
+    searches = [Search.of(program, load_target(name), batch=batch, rate=RATE) for name, batch in DEVICES]
     choices = [choose_blocks(program, search) for search in searches]
-    lines = [f"## {model}", "", "| | " + " | ".join(name for name, _ in DEVICES) + " |", "| --- | --- | --- |"]
+    lines = [f"## {network}", "", "| | " + " | ".join(name for name, _ in DEVICES) + " |", "| --- | --- | --- |"]
     for title, index in (("static, ms", 0), ("planned, ms", 1)):
         times = [
             whole_network(program, plan_of(own, search), search) for own, search in zip(choices, searches, strict=True)

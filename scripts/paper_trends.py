@@ -12,12 +12,13 @@ from itertools import pairwise
 from pathlib import Path
 
 from laudc import pipeline
-from laudc.commands._planning import search_for, wanted_network
+from laudc.commands._planning import wanted_network
 from laudc.latency._frame import weightless
 from laudc.latency._time import Time, added
-from laudc.latency.planner import bound, converted, typed_for
+from laudc.latency.planner import Search, bound, converted, typed_for
 from laudc.plan import make_plan
 from laudc.static_network import static_program
+from laudc.targets import load_target
 
 TABLE = Path(__file__).resolve().parent.parent / "docs/benchmarks/trends.md"
 NETWORK = "resnet50"
@@ -46,9 +47,9 @@ class Config:
 @cache
 def time_of(config: Config) -> Time:
     """All blocks together, as the paper counts; the rest of the network is the same anyway."""
-    _, program = wanted_network(NETWORK, None)
+    program = wanted_network(NETWORK, None)
     batch = DEVICES[config.device]
-    search = search_for(program, config.device, batch=batch, rate=config.rate, paradigm="auto", margin=0.05, dtype=None)
+    search = Search.of(program, load_target(config.device), batch=batch, rate=config.rate)
     typed = typed_for(program, search)
     if config.paradigm:
         plan = make_plan(program.blocks, paradigm=config.paradigm, granularity=config.granularity)

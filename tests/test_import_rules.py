@@ -105,7 +105,15 @@ def test_nothing_heavy_is_imported_before_it_is_used(program: str) -> None:
 
 @pytest.mark.parametrize(
     "command",
-    ["convert resnet18", "compile a.laud --target cpu", "run a.laud a.png", "verify a.laud", "inspect a.laud"],
+    [
+        "convert resnet18",
+        "predict resnet18",
+        "plan resnet18",
+        "compile a.laud --target cpu",
+        "run a.laud a.png",
+        "verify a.laud",
+        "inspect a.laud",
+    ],
 )
 def test_a_command_shows_progress_before_it_imports_torch(command: str) -> None:
     program = (

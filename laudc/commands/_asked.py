@@ -1,6 +1,7 @@
 """Whose time is asked for, on which device: a network by name, a plan file, or a converted file.
 
 What tells the question from every other is known before the network is opened, so that its answer can be remembered.
+What is wrong with it shows only where it has no answer yet: a name or a number that was answered once is right.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from laudc.defaults import DEFAULT_RATE
 from laudc.errors import ArtifactError, InputError
 
 if TYPE_CHECKING:
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
     from laudc.targets import Target
 
 _PARADIGM = "spatial"
-_RATE = 0.5
+_AUTO = "auto"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,14 +37,14 @@ class Asked:
     """Plain data that is the same for nothing else."""
     program: Callable[[], Program]
     """Captured; or converted, for a converted file."""
-    plans: Callable[[Program], Mapping[str, Plan]]
+    plans: Callable[[Program, Search], Mapping[str, Plan]]
     """One, or for a comparison one a paradigm. PlanError where it does not fit."""
     fixed: bool = False
     """Whether a file says what is skipped."""
     target: str | None = None
     dtype: str | None = None
     batch: int = 1
-    rate: float = _RATE
+    rate: float = DEFAULT_RATE
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,8 +75,12 @@ class Question:
         from laudc.latency.remembered import remembered
 
         def opened() -> dict[str, Any]:
+            from laudc.plan import check_rate
+
+            check_rate(self.rate)
             program = self.asked.program()
-            return make(program, self.asked.plans(program), self._search(program))
+            search = self._search(program)
+            return make(program, self.asked.plans(program, search), search)
 
         content = {
             "kind": kind, "network": self.asked.key, "dtype": self.dtype, "batch": self.batch, "size": self.size,
@@ -109,9 +115,7 @@ def question_about(
     """The options over what the network brings, checked."""
     from laudc.commands._planning import device_for
     from laudc.latency.constants import calibration_for
-    from laudc.plan import check_rate
 
-    checked = check_rate(asked.rate if rate is None else rate)
     device, kind = device_for(target or asked.target, dtype or (None if target else asked.dtype))
     return Question(
         asked=asked,
@@ -120,7 +124,7 @@ def question_about(
         dtype=kind,
         batch=batch or asked.batch,
         size=size,
-        rate=checked,
+        rate=asked.rate if rate is None else rate,
     )
 
 
@@ -137,6 +141,8 @@ def asked_for(
     none is named."""
     if plan_file is None and model is None:
         raise InputError("there is nothing to predict", "name a network, a converted .laud file, or --plan FILE")
+    if model is not None and model.endswith(".toml"):
+        raise InputError(f"{model} is no network", f"give it as --plan {model}")
     file = plan_file or (Path(model) if model is not None and model.endswith(".laud") else None)
     if file is not None and (paradigm or granularity):
         option = "--paradigm" if paradigm else "--granularity"
@@ -147,40 +153,69 @@ def asked_for(
         return _in_file(file)
     assert model is not None
     if compare and paradigm is None and granularity is None:
+        return _by_name(model, size, None, None)
+    if paradigm == _AUTO:
+        return _planned(model, size, granularity)
+    return _by_name(model, size, paradigm or _PARADIGM, granularity)
+
+
+def _by_name(model: str, size: tuple[int, int] | None, paradigm: str | None, granularity: str | None) -> Asked:
+    """None: every paradigm, each alone."""
+    from laudc.commands._planning import network_of
+
+    identity, program = network_of(model, size)
+
+    def checked() -> Program:
+        from laudc.plan import parse_granularity, parse_paradigms
+
+        if paradigm is not None:
+            parse_granularity(granularity, parse_paradigms(paradigm))
+        return program()
+
+    def plans(found: Program, _: Search) -> Mapping[str, Plan]:
         from laudc.paradigms import PARADIGMS
+        from laudc.plan import make_plan
 
-        return _by_name(model, size, tuple(PARADIGMS), None)
-    return _by_name(model, size, (paradigm or _PARADIGM,), granularity)
+        names = tuple(PARADIGMS) if paradigm is None else (paradigm,)
+        return {name: make_plan(found.blocks, paradigm=name, granularity=granularity) for name in names}
 
-
-def _by_name(model: str, size: tuple[int, int] | None, paradigms: tuple[str, ...], granularity: str | None) -> Asked:
-    from laudc.plan import make_plan, parse_granularity, parse_paradigms
-
-    for name in paradigms:
-        parse_granularity(granularity, parse_paradigms(name))
-    identity, program = _network(model, size)
     return Asked(
         name=model,
-        how=" ".join([*paradigms, *([granularity] if granularity else [])]),
-        key={**identity, "paradigms": paradigms, "granularity": granularity},
-        program=program,
-        plans=lambda found: {
-            name: make_plan(found.blocks, paradigm=name, granularity=granularity) for name in paradigms
-        },
+        how=" ".join([paradigm or "every paradigm", *([granularity] if granularity else [])]),
+        key={**identity, "paradigm": paradigm, "granularity": granularity},
+        program=checked,
+        plans=plans,
     )
 
 
+def _planned(model: str, size: tuple[int, int] | None, granularity: str | None) -> Asked:
+    """Each block as `laudc plan` would have it."""
+    from laudc.commands._planning import network_of
+
+    if granularity is not None:
+        raise InputError("the planner chooses the granularity, too", "leave --granularity out, or name a paradigm")
+    identity, program = network_of(model, size)
+
+    def plans(found: Program, search: Search) -> Mapping[str, Plan]:
+        from laudc.latency.planner import choose_blocks, plan_of
+
+        return {_AUTO: plan_of(choose_blocks(found, search), search)}
+
+    return Asked(name=model, how=_AUTO, key={**identity, "paradigm": _AUTO}, program=program, plans=plans)
+
+
 def _by_plan(model: str | None, path: Path, size: tuple[int, int] | None) -> Asked:
+    from laudc.commands._planning import network_of
     from laudc.plan_file import check_fits, read_plan
 
     file = read_plan(path)
 
-    def plans(found: Program) -> Mapping[str, Plan]:
+    def plans(found: Program, _: Search) -> Mapping[str, Plan]:
         check_fits(file, found)
         return {str(path): file.plan()}
 
     basis = file.basis
-    identity, program = _network(model or basis.model, size or basis.size)
+    identity, program = network_of(model or basis.model, size or basis.size)
     return Asked(
         name=model or basis.model,
         how=str(path),
@@ -207,20 +242,7 @@ def _in_file(path: Path) -> Asked:
         how=plan.paradigm,
         key={"graph": hashlib.sha256(file.members["graph.json"]).hexdigest(), "plan": plan.to_json()},
         program=lambda: file.program,
-        plans=lambda _: {plan.paradigm: plan},
+        plans=lambda *_: {plan.paradigm: plan},
         fixed=True,
-        rate=_RATE if plan.rate is None else plan.rate,
+        rate=plan.expected_rate,
     )
-
-
-def _network(model: str, size: tuple[int, int] | None) -> tuple[dict[str, object], Callable[[], Program]]:
-    """What tells the network from others, and how to capture it. One in a file of the user's own has to be opened
-    for that: its name does not tell what is in it."""
-    from laudc.commands._planning import wanted_network
-    from laudc.models import check_name
-
-    check_name(model)
-    if ".py:" not in model:
-        return {"model": model, "size": size}, lambda: wanted_network(model, size)[1]
-    program = wanted_network(model, size)[1]
-    return {"program": program.digest}, lambda: program

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from laudc.commands._told import Report
+from laudc.commands._told import Report, named
 from laudc.errors import InputError
 
 if TYPE_CHECKING:
@@ -35,38 +35,47 @@ def plot_path(axis: str, output: Path | None, force: bool) -> Path:
     return path
 
 
-def sweep(question: Question, axis: str, path: Path) -> Report:
-    """Predictions along an axis; the plot is written."""
+def sweep(question: Question, axis: str, path: Path | None, now: Callable[[str], None]) -> Report:
+    """Predictions along an axis; the plot is written where one is wanted. now: renames what progress shows."""
     from laudc.latency.sweeps import Point
     from laudc.whole_file import write_whole
 
     if axis == "granularity" and question.asked.fixed:
         raise InputError(f"{question.asked.name} has its granularity already", "sweep over it with a network's name")
-    answer = question.answer(f"sweep over {axis}", lambda *found: {"points": _swept(axis, *found)})
+    answer = question.answer(f"sweep over {axis}", lambda *found: {"points": _swept(axis, now, *found)})
     points = [Point(**one) for one in answer["points"]]
-    drawn = _drawn(question, axis, points, path.suffix)
-    write_whole(path, lambda file: file.write(drawn))
+    if path is not None:
+        drawn = _drawn(question, axis, points, path.suffix)
+        write_whole(path, lambda file: file.write(drawn))
 
     def show() -> None:
         _show_sweep(question, axis, points)
-        click.echo(f"wrote {path}")
+        if path is not None:
+            click.echo(f"wrote {path}")
 
-    named: list[dict[str, Json]] = [{**asdict(one), "ratio": one.ratio} for one in points]
+    columns = ("panel", "line", axis, "static_us", "dynamic_us", "ratio")
+    rows = [(one.panel, one.line, one.x, one.static_us, one.dynamic_us, one.ratio) for one in points]
     return Report(
-        facts={"sweep": axis, "plot": str(path), "points": named},
-        columns=("panel", "line", axis, "static_us", "dynamic_us", "ratio"),
-        rows=[(one.panel, one.line, one.x, one.static_us, one.dynamic_us, one.ratio) for one in points],
+        facts={"sweep": axis, "plot": None if path is None else str(path), "points": named(columns, rows)},
+        columns=columns,
+        rows=rows,
         show=show,
     )
 
 
-def _swept(axis: str, program: Program, plans: Mapping[str, Plan], search: Search) -> list[dict[str, Any]]:
+def _swept(
+    axis: str, now: Callable[[str], None], program: Program, plans: Mapping[str, Plan], search: Search
+) -> list[dict[str, Any]]:
     from laudc.latency.sweeps import batch_sweep, granularity_sweep, rate_sweep
+    from laudc.report.console import bar
+
+    def tell(ready: int, total: int) -> None:
+        now(bar(f"predicting over the {axis}", ready, total))
 
     if axis == "granularity":
-        points = granularity_sweep(program, search)
+        points = granularity_sweep(program, search, tell)
     else:
-        points = (rate_sweep if axis == "rate" else batch_sweep)(program, plans, search)
+        points = (rate_sweep if axis == "rate" else batch_sweep)(program, plans, search, tell)
     return [asdict(point) for point in points]
 
 
@@ -125,11 +134,9 @@ def ablation(question: Question) -> Report:
 
     cases = [Ablated(**case) for case in question.answer("fusions", make)["cases"]]
     fused = cases[0]
-    named: list[dict[str, Json]] = [
-        {"without": one.without, "dynamic_us": one.dynamic_us, "blocks_us": dict(one.blocks_us)} for one in cases
-    ]
+    told: list[dict[str, Json]] = [{**asdict(one), "of_fused": one.dynamic_us / fused.dynamic_us} for one in cases]
     return Report(
-        facts={"cases": named},
+        facts={"cases": told},
         columns=("without", "block", "dynamic_us", "of_fused"),
         rows=[
             (one.without, block, us, us / whole)

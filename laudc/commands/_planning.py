@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from laudc.latency.planner import Search
     from laudc.program import Program
     from laudc.targets import Target
 
 
-def wanted_network(model: str, size: tuple[int, int] | None) -> tuple[str, Program]:
+def wanted_network(model: str, size: tuple[int, int] | None) -> Program:
     """The network of that name with its blocks; its weights do not matter."""
     import torch
 
@@ -21,24 +21,16 @@ def wanted_network(model: str, size: tuple[int, int] | None) -> tuple[str, Progr
     named = open_model(model, seed=0, pretrained=False)
     channels = example_for(named.module).shape[1]
     example = torch.zeros(1, channels, *(size or named.preprocessing.size))
-    return named.source["model"], read_blocks(named.module.eval(), example, source=named.source)
+    return read_blocks(named.module.eval(), example, source=named.source)
 
 
-def search_for(
-    program: Program,
-    target: str | None,
-    *,
-    batch: int,
-    rate: float,
-    paradigm: str,
-    margin: float,
-    dtype: str | None,
-) -> Search:
-    """What to plan for, checked."""
-    from laudc.latency.planner import Search
-
-    device, kind = device_for(target, dtype)
-    return Search.of(program, device, batch=batch, rate=rate, dtype=kind, paradigm=paradigm, margin=margin)
+def network_of(model: str, size: tuple[int, int] | None) -> tuple[dict[str, object], Callable[[], Program]]:
+    """What tells the network from others, and how to capture it. One in a file of the user's own has to be opened
+    for that: its name does not tell what is in it."""
+    if ".py:" not in model:
+        return {"model": model, "size": size}, lambda: wanted_network(model, size)
+    program = wanted_network(model, size)
+    return {"program": program.digest}, lambda: program
 
 
 def device_for(target: str | None, dtype: str | None) -> tuple[Target, str]:

@@ -10,11 +10,9 @@ import click
 from laudc.commands import _options
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from laudc.latency.network import NetworkTime
-    from laudc.latency.planner import BlockChoice, Search
-    from laudc.plan_file import PlanFile
+    from laudc.latency.constants import Calibration
+    from laudc.latency.network_plan import Planned
+    from laudc.targets import Target
 
 
 @click.command(
@@ -49,90 +47,79 @@ def _plan(
     Of the choices predicted to be nearly the fastest, a block gets the one with the most decisions; where none is
     predicted to gain, it stays static. `laudc convert MODEL --plan plan.toml` obeys the file.
     """
-    from laudc.commands._planning import search_for, wanted_network
-    from laudc.latency.planner import choose_blocks, plan_of, whole_network
+    from laudc.commands._planning import device_for, network_of
     from laudc.report.console import progress
     from laudc.whole_file import refuse_unwritable, write_text
 
     path = output or Path("plan.toml")
     refuse_unwritable(path, force)
-    with progress(f"opening {model}") as now:
-        named, program = wanted_network(model, size)
-        search = search_for(program, target, batch=batch, rate=rate, paradigm=paradigm, margin=margin, dtype=dtype)
-        now(f"planning {model} for {search.target.name}")
-        choices = choose_blocks(program, search)
-        static, planned = whole_network(program, plan_of(choices, search), search)
-        file = _file(named, search, choices)
-        write_text(path, file.text(), force=force)
-    _report(path, file, search, choices, static, planned, as_json=as_json)
+    with progress(f"planning {model}"):
+        from laudc.latency.constants import calibration_for
+        from laudc.latency.network_plan import planned_for
+
+        device, kind = device_for(target, dtype)
+        calibration = calibration_for(device)
+        found = planned_for(
+            model,
+            *network_of(model, size),
+            device,
+            calibration,
+            dtype=kind,
+            batch=batch,
+            rate=rate,
+            paradigm=paradigm,
+            margin=margin,
+        )
+        write_text(path, found.text, force=force)
+    if as_json:
+        _print_json(path, found, device, calibration, batch, rate)
+    else:
+        _show(f"{model} on {device.title}: batch {batch}, rate {rate:g}, {kind}", found, device, calibration)
+        click.echo(f"wrote {path}")
 
 
 COMMAND = _plan
 
 
-def _file(model: str, search: Search, choices: Sequence[BlockChoice]) -> PlanFile:
-    from laudc.plan_file import PlanFile
+def _print_json(path: Path, found: Planned, device: Target, calibration: Calibration, batch: int, rate: float) -> None:
+    from dataclasses import asdict
 
-    return PlanFile(
-        basis=search.basis(model),
-        blocks={choice.block: choice.chosen.candidate if choice.chosen else () for choice in choices},
-        reasons={choice.block: choice.why for choice in choices},
+    from laudc.report.console import print_json
+
+    low, high = calibration.interval
+    static, planned = found.static_us / 1e3, found.planned_us / 1e3
+    print_json(
+        {
+            "file": str(path),
+            "hash": found.hash,
+            "target": device.name,
+            "calibration": calibration.words,
+            "interval": [low, high],
+            "batch": batch,
+            "rate": rate,
+            "static_ms": static,
+            "static_ms_interval": [low * static, high * static],
+            "planned_ms": planned,
+            "planned_ms_interval": [low * planned, high * planned],
+            "blocks": [asdict(one) for one in found.blocks],
+        }
     )
 
 
-def _report(
-    path: Path,
-    file: PlanFile,
-    search: Search,
-    choices: Sequence[BlockChoice],
-    static: NetworkTime,
-    planned: NetworkTime,
-    *,
-    as_json: bool,
-) -> None:
-    from laudc.report.console import print_json, table
+def _show(title: str, found: Planned, device: Target, calibration: Calibration) -> None:
+    from laudc.commands._told import ms_words, trust_words
+    from laudc.report.console import table
 
-    low, high = search.calibration.interval
-    if as_json:
-        print_json(
-            {
-                "file": str(path),
-                "hash": file.hash,
-                "target": search.target.name,
-                "calibration": search.calibration.words,
-                "batch": search.batch,
-                "rate": search.rate,
-                "static_ms": static.total_us / 1e3,
-                "planned_ms": planned.total_us / 1e3,
-                "planned_ms_interval": [low * planned.total_us / 1e3, high * planned.total_us / 1e3],
-                "blocks": [
-                    {
-                        "block": choice.block,
-                        "decisions": [f"{p} {g}" for p, g in (choice.chosen.candidate if choice.chosen else ())],
-                        "static_us": choice.static.total_us,
-                        "ratio": choice.chosen.ratio if choice.chosen else 1.0,
-                        "why": choice.why,
-                        "weighed": {one.words: one.ratio for one in choice.weighed},
-                    }
-                    for choice in choices
-                ],
-            }
-        )
-        return
     table(
-        f"{file.basis.model} on {search.target.title}: batch {search.batch}, rate {search.rate:g}, {search.dtype}",
+        title,
         ("block", "static us", "ratio", "why"),
-        [
-            (one.block, round(one.static.total_us, 1), round(one.chosen.ratio if one.chosen else 1.0, 2), one.why)
-            for one in choices
-        ],
+        [(one.block, round(one.static_us, 1), round(one.ratio, 2), one.why) for one in found.blocks],
     )
-    ratio = planned.total_us / static.total_us
+    ratio = found.planned_us / found.static_us
     click.echo(
-        f"whole network, predicted: static {static.total_us / 1e3:.3g} ms, planned {planned.total_us / 1e3:.3g} ms "
-        f"({low * planned.total_us / 1e3:.3g} to {high * planned.total_us / 1e3:.3g}), {ratio:.2f} of static"
+        f"whole network, predicted: static {ms_words(found.static_us, calibration)}, "
+        f"planned {ms_words(found.planned_us, calibration)}, {ratio:.2f} of static"
     )
-    click.echo(f"{search.target.name} is {search.calibration.words}")
+    click.echo(trust_words(device, calibration))
     if ratio >= 1:
         click.echo("dynamic is predicted to be no faster than static")
-    click.echo(f"wrote {path}")

@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from laudc.latency._time import Time
-from laudc.schedules import Demand
 from laudc.targets import Target
+
+if TYPE_CHECKING:
+    from laudc.schedules import Demand
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -12,11 +12,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from laudc.errors import TargetError
 from laudc.latency._time import Time
-from laudc.schedules import Demand
 from laudc.targets import Target
+
+if TYPE_CHECKING:
+    from laudc.schedules import Demand
 
 _WARP = 32
 _BLOCK_KIB = 1.0

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from laudc import pipeline
-from laudc.latency.planner import Search, bound, converted, typed_for
-from laudc.plan import Plan
-from laudc.program import Program
+if TYPE_CHECKING:
+    from laudc.latency.planner import Search
+    from laudc.plan import Plan
+    from laudc.program import Program
 
 FUSED, UNFUSED = "nothing", "all of them"
 
@@ -24,6 +25,9 @@ class Ablated:
 
 def ablate_fusion(program: Program, plan: Plan, search: Search) -> tuple[Ablated, ...]:
     """Fused as it is compiled, then without each optional pass, then without any. Arguments as for `pair_of`."""
+    from laudc import pipeline
+    from laudc.latency.planner import bound, converted, typed_for
+
     network = converted(typed_for(program, search), plan)
     fusions = pipeline.optional_passes()
     cases = {FUSED: (), **{name: (name,) for name in fusions}, UNFUSED: fusions}

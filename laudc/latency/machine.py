@@ -9,22 +9,15 @@ from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 
-import torch
-
 import laudc
 from laudc.errors import ToolchainError
 from laudc.kernels.cpu_features import detect_cpu
-from laudc.kernels.kernel import toolchain_version
 from laudc.targets import TARGETS, Target, load_target
 
 
 def local_target() -> Target:
     """The target that describes this machine: its GPU where there is one that laudc knows, else its CPU."""
-    if torch.cuda.is_available():
-        found = _local_gpu()
-        if found is not None:
-            return found
-    return detect_cpu().refine(load_target("cpu"))
+    return _local_gpu() or detect_cpu().refine(load_target("cpu"))
 
 
 def here(target: Target) -> Target:
@@ -33,6 +26,10 @@ def here(target: Target) -> Target:
 
 
 def _local_gpu() -> Target | None:
+    import torch
+
+    if not torch.cuda.is_available():
+        return None
     properties = torch.cuda.get_device_properties(torch.cuda.current_device())
     for name in TARGETS:
         target = TARGETS[name]
@@ -44,6 +41,8 @@ def _local_gpu() -> Target | None:
 
 def state_of(target: Target) -> Mapping[str, str]:
     """What a measurement on this machine depends on beside the target's facts."""
+    from laudc.kernels.kernel import toolchain_version
+
     state = {
         "laudc": laudc.__version__,
         "tvm": toolchain_version(),
@@ -54,6 +53,8 @@ def state_of(target: Target) -> Mapping[str, str]:
 
 
 def _cpu_state() -> dict[str, str]:
+    import torch
+
     cpu = detect_cpu()
     governor = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
     return {
@@ -67,6 +68,8 @@ def _cpu_state() -> dict[str, str]:
 
 
 def _gpu_state() -> dict[str, str]:
+    import torch
+
     if not torch.cuda.is_available():
         raise ToolchainError("no CUDA device is here to be measured", "run it on the device")
     properties = torch.cuda.get_device_properties(torch.cuda.current_device())

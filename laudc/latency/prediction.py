@@ -7,15 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from laudc.latency._frame import weightless
-from laudc.latency.constants import Calibration
-from laudc.latency.network import NetworkModel
-from laudc.latency.planner import Search, bound, converted, typed_for, words_of
-from laudc.plan import Plan
-from laudc.program import Program
-from laudc.static_network import static_program
+if TYPE_CHECKING:
+    from laudc.latency.constants import Calibration
+    from laudc.latency.network import NetworkModel
+    from laudc.latency.planner import Search
+    from laudc.plan import Plan
+    from laudc.program import Program
 
 OUTSIDE = ""
 """The name of what belongs to no block."""
@@ -97,6 +96,10 @@ def pair_of(program: Program, plan: Plan, search: Search, *, without: Iterable[s
 
     without: fusions to leave out of the dynamic side. PlanError and BuildError as converting and compiling do.
     """
+    from laudc.latency._frame import weightless
+    from laudc.latency.planner import bound, converted, typed_for, words_of
+    from laudc.static_network import static_program
+
     typed = typed_for(program, search)
     dynamic = converted(typed, plan) if plan.decisions else weightless(typed)
     return Pair(

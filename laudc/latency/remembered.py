@@ -1,7 +1,8 @@
 """Answers of the model that were worked out before, kept in the user's cache.
 
 The key holds everything that an answer depends on: what was asked, the target's facts, the constants, the versions of
-the libraries that make the networks, and the source of all that captures, lowers and prices them.
+the libraries that make the networks, and the source of all that captures, lowers and prices them. An answer is found
+without importing any of that.
 """
 
 from __future__ import annotations
@@ -9,23 +10,21 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import laudc
-import laudc.ops
-import laudc.paradigms
-import laudc.passes
-import laudc.schedules
 from laudc.kernels import cache as disk
 from laudc.latency.constants import Calibration, device_identity
 from laudc.targets import Target
 
 _LIBRARIES = ("torch", "torchvision", "timm")
+_PACKAGES = ("laudc", "laudc.ops", "laudc.paradigms", "laudc.passes", "laudc.schedules")
 _UNSEEN = ("commands", "report")
 """Folders that only show what was found."""
 
@@ -61,13 +60,20 @@ def _version(library: str) -> str:
 @cache
 def source_hash() -> str:
     """sha256 of the source that stands between a network's name and its predicted time, plugins included."""
-    packages = (laudc, laudc.ops, laudc.paradigms, laudc.passes, laudc.schedules)
-    folders = dict.fromkeys(folder for package in packages for folder in package.__path__)
+    folders = dict.fromkeys(folder for package in _PACKAGES for folder in _folders(package))
     digest = hashlib.sha256()
     for folder in folders:
         for file in _sources(Path(folder)):
             digest.update(file.read_bytes())
     return digest.hexdigest()
+
+
+def _folders(package: str) -> Sequence[str]:
+    loaded = sys.modules.get(package)
+    if loaded is not None:
+        return loaded.__path__
+    spec = find_spec(package)
+    return (spec and spec.submodule_search_locations) or ()
 
 
 def _sources(folder: Path) -> list[Path]:

@@ -24,7 +24,7 @@ def check_plot(path: Path) -> None:
     if path.suffix not in _FORMATS:
         raise InputError(f"{path} is neither a .png nor a .svg", "name such a file, such as predict.svg")
     if find_spec("matplotlib") is None:
-        raise ToolchainError("matplotlib is not installed, which draws the plots", "pip install 'laudc[plot]'")
+        raise ToolchainError("matplotlib is not installed, which draws the plots", "pip install matplotlib")
 
 
 def ratio_plot(

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +20,8 @@ TINY = ("plan", "net.py:Tiny", "--size", "32")
 
 
 @pytest.fixture(autouse=True)
-def _uncalibrated(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def _uncalibrated(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    monkeypatch.setenv("LAUDC_CACHE", str(tmp_path_factory.getbasetemp() / "plan-cache"))
     monkeypatch.setenv("LAUDC_CALIBRATION", str(tmp_path / "nothing"))
 
 
@@ -34,8 +38,9 @@ def test_it_writes_a_plan_and_says_why(cli: Cli, folder: Path) -> None:
     for block, pairs in plan.blocks.items():
         row = next(line for line in lines if line.strip().startswith(block))
         assert (" of static with " in row) == bool(pairs)
-    assert any(line.startswith("whole network, predicted: static ") for line in lines)
-    assert "jetson-tx2 is uncalibrated" in lines
+    total = next(line for line in lines if line.startswith("whole network, predicted: static "))
+    assert total.count(" ms (") == 2
+    assert "jetson-tx2 is uncalibrated: expect from 0.5 to 2 times what is predicted" in lines
     assert lines[-1] == "wrote plan.toml"
 
 
@@ -43,6 +48,37 @@ def test_the_same_question_makes_the_same_file(cli: Cli, folder: Path) -> None:
     for name in ("one.toml", "two.toml"):
         assert cli(*TINY, "--target", "v100", "--batch", "8", "-o", name).exit_code == 0
     assert (folder / "one.toml").read_bytes() == (folder / "two.toml").read_bytes()
+
+
+def test_a_plan_that_was_made_is_written_again_without_torch(cli: Cli, folder: Path) -> None:
+    arguments = ("plan", "resnet18", "--size", "64", "--target", "v100", "--paradigm", "layer")
+    first = cli(*arguments)
+    made = (folder / "plan.toml").read_bytes()
+    program = f"import sys; sys.modules['torch'] = None; from laudc.cli import main; main({[*arguments, '--force']!r})"
+    again = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, env={**os.environ}
+    )  # readline puts a COLUMNS behind it
+    assert (again.stdout, again.stderr) == (first.out, "")
+    assert (folder / "plan.toml").read_bytes() == made
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        ("--rate", "0.4"),
+        ("--batch", "2"),
+        ("--target", "jetson-tx2"),
+        ("--size", "96"),
+        ("--paradigm", "channel"),
+    ],
+)
+def test_another_question_has_another_plan(other: tuple[str, str], cli: Cli) -> None:
+    asked = {"--target": "v100", "--paradigm": "layer", "--size": "64"}
+    facts = []
+    for options in (asked, asked | dict([other])):
+        words = [word for option in options.items() for word in option]
+        facts.append(json.loads(cli("plan", "resnet18", *words, "--json", "--force").out))
+    assert facts[0] != facts[1]
 
 
 def test_json_holds_the_same_facts(cli: Cli, folder: Path) -> None:
@@ -54,8 +90,8 @@ def test_json_holds_the_same_facts(cli: Cli, folder: Path) -> None:
         [f"{paradigm} {size}" for paradigm, size in pairs] for pairs in plan.blocks.values()
     ]
     assert all(set(block["weighed"]) == {"layer"} for block in facts["blocks"])
-    low, high = facts["planned_ms_interval"]
-    assert low < facts["planned_ms"] < high
+    for side in ("static_ms", "planned_ms"):
+        assert facts[f"{side}_interval"] == [share * facts[side] for share in facts["interval"]]
     assert facts["planned_ms"] < facts["static_ms"]
 
 

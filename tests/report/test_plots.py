@@ -42,5 +42,5 @@ def test_another_kind_of_file_is_refused(name: str) -> None:
 
 def test_without_matplotlib_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ToolchainError, match=r"matplotlib is not installed.*; pip install 'laudc\[plot\]'"):
+    with pytest.raises(ToolchainError, match=r"matplotlib is not installed.*; pip install matplotlib"):
         check_plot(Path("plot.png"))
