@@ -27,7 +27,6 @@ from laudc.ops.patch_masker import PatchMasker
 from laudc.ops.scatter import Scatter
 from laudc.passes.base import Pass
 from laudc.program import Program, block_of, elements, insert_op, set_op, type_of, types_of
-from laudc.schedules import Work
 from laudc.targets import TARGETS, Target
 from laudc.types import TensorType
 
@@ -87,9 +86,8 @@ class FuseMaskerConv(Pass):
         some = lists_at(program, self.expected_rate)(conv_node)
 
         def us(spec: Spec, *types: TensorType, cases: Weighted = EVERYTHING) -> float:
-            work = Work(spec=spec, operands=types, results=spec.results(types))
-            found = fastest_time(work, self.target, batch=x.shape[0], calibration=calibration, cases=cases)
-            return found.total_us
+            batch = x.shape[0]
+            return fastest_time(spec, types, self.target, batch=batch, calibration=calibration, cases=cases).total_us
 
         together = us(dense, x) + us(_decision(op), dense.results((x,))[1])
         return together <= us(op.spec, x) + us(listed, x, rows, cases=some)

@@ -38,11 +38,18 @@ def swept(
         read_bytes=share * _bytes(work.operands), written_bytes=share * _bytes(work.results), weight_bytes=weight_bytes
     )
     if target.kind == "cuda":
-        return replace(moved, tasks=math.ceil(turns / _THREADS), steps=_THREADS * steps, threads=_THREADS)
+        each = one_turn_each(target, turns, steps=steps)
+        return replace(moved, tasks=each.tasks, steps=each.steps, threads=each.threads)
     parallel = bool(choice.get("parallel", 1))
     cores = min(target.sm_count, math.ceil(outer)) if parallel else 1
     busiest = math.ceil(math.ceil(outer) / cores) / math.ceil(outer)
     return replace(moved, tasks=cores, steps=turns * steps * busiest, parallel=parallel)
+
+
+def one_turn_each(target: Target, turns: float, *, steps: float) -> Demand:
+    """A second phase on a GPU: a thread for each turn."""
+    assert target.kind == "cuda", target
+    return Demand(tasks=math.ceil(turns / _THREADS), steps=_THREADS * steps, threads=_THREADS)
 
 
 def listed_share(work: Work, active: Active) -> float:

@@ -8,12 +8,13 @@ cuda    a block takes 32 threads of channels and up to 256 positions, 8 at a tim
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from laudc.schedules._demand import Active, Demand
 from laudc.schedules._kernel import Kernel, Memory
 from laudc.schedules._reduce import zeros
-from laudc.schedules._small_demand import swept
+from laudc.schedules._small_demand import one_turn_each, swept
 from laudc.schedules._spread import THREADS, lanes, share_out, spread
 from laudc.schedules.base import Choice, Lowered, Schedule, Work
 from laudc.types import DTYPE_BYTES, TensorType
@@ -50,8 +51,12 @@ class GlobalPoolingSchedule(Schedule):
         outer = x.shape[0] * x.shape[1] / math.gcd(x.shape[1], 64)
         turns = x.numel / lanes(x.shape[1], work.dtype, target)
         first = swept(work, target, choice, active, outer=outer, turns=turns, steps=1)
-        again = Demand(tasks=x.shape[0], steps=choice["splits"] * x.shape[1], parallel=False)
-        return (first, again) if choice["splits"] > 1 else (first,)
+        if choice["splits"] == 1:
+            return (first,)
+        made = x.shape[0] * x.shape[1]
+        parts = sum(space.nbytes for space in self.workspace(work, choice))
+        again = one_turn_each(target, made, steps=choice["splits"])
+        return (replace(first, written_bytes=parts), replace(again, read_bytes=parts, written_bytes=2 * made))
 
     def build(self, work: Work, target: Target, choice: Choice) -> Lowered:
         channels = work.operands[0].shape[1]

@@ -102,6 +102,11 @@ def _whole_us(compiled: CompiledModel, x: torch.Tensor, masks: dict[str, torch.T
     return statistics.median(times)
 
 
+def _way(plan: dict[str, object]) -> str:
+    """Paradigm and granularity."""
+    return str(plan["plan"]).partition(" ")[2].partition(" batch")[0]
+
+
 def table(raw: dict[str, object]) -> str:
     import numpy as np
     from scipy.stats import spearmanr
@@ -122,12 +127,14 @@ def table(raw: dict[str, object]) -> str:
             f"{np.median(again_block):.1%}",
             f"{np.median(per_net):.1%}",
             f"{per_net.max():.1%}",
+            f"{(per_net > 0.1).sum()}",
             f"{np.median(again_net):.1%}",
             rank,
         ]
         return "| " + " | ".join(map(str, cells)) + " |"
 
     groups = sorted({str(plan["group"]) for plan in plans})
+    ways = sorted({_way(plan) for plan in plans})
     lines = [
         "# Predicted against measured latency on a CPU",
         "",
@@ -136,11 +143,12 @@ def table(raw: dict[str, object]) -> str:
         f"masks that were measured. Two cores of a shared virtual machine, {raw['calibrated']}. *Again*: the same",
         "measured a second time.",
         "",
-        "| plans | number | block: median error | p90 | again | network: median error | worst | again | rank |",
-        "| --- " * 9 + "|",
+        "| plans | number | block: median error | p90 | again | net: median error | worst | over 10 % | again | rank |",
+        "| --- " * 10 + "|",
         row("all", plans),
         row("held out by hash", [plan for plan in plans if plan["held_out"]]),
         *(row(group, [plan for plan in plans if plan["group"] == group]) for group in groups),
+        *(row(way, [plan for plan in plans if _way(plan) == way]) for way in ways),
         "",
         "| plan | measured ms | predicted ms | error |",
         "| --- " * 4 + "|",

@@ -42,7 +42,7 @@ class CudaConstants:
     l2_share: float = 0.7
     start_us: float = 1.5
     """From the launch of a kernel until its blocks compute, and from the last result until the next may start."""
-    idle_block_ns: float = 2.0
+    block_clocks: float = 0.65
     """Handing out one block, with work or without: what blocks that find none cost; others hide it."""
 
 
@@ -61,7 +61,7 @@ def cuda_time(demand: Demand, target: Target, constants: CudaConstants) -> Time:
     held = target.l2_kib * 1024 / 2
     beyond = demand.weight_bytes + max(0.0, moved - demand.weight_bytes - held)
     dram = beyond / (target.dram_gb_per_s * c.dram_share * 1e3)
-    handing_out = (demand.tasks + demand.idle_tasks) * c.idle_block_ns / 1e3
+    handing_out = (demand.tasks + demand.idle_tasks) * c.block_clocks / clock
     longest = max(compute, on_chip, l2, dram, handing_out)
     return Time(
         launch_us=target.launch_us + c.start_us + (longest if longest == handing_out else 0.0),

@@ -8,6 +8,7 @@ model's times nearest to the measured ones (least squares of log ratios).
 from __future__ import annotations
 
 import math
+import os
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
@@ -21,7 +22,7 @@ from laudc.dynamic_model import mask_shapes
 from laudc.errors import InputError
 from laudc.kernels.build import build_all
 from laudc.kernels.kernel import Kernel
-from laudc.latency.constants import Calibration, Constants, defaults
+from laudc.latency.constants import UNKNOWN, Calibration, Constants, defaults
 from laudc.latency.kernel import EVERYTHING, Weighted, expected_time
 from laudc.latency.machine import state_of
 from laudc.latency.measure import step_us
@@ -34,6 +35,10 @@ BATCHES = {"cpu": (1, 8), "cuda": (4, 64)}
 """A small one and one that fills the device, and spills its caches."""
 RATES = (0.3, 1.0)
 _VARIANTS = (("spatial", "4-4-2"), ("channel", "16"))
+_MOST_LOAD = 0.75
+"""Runnable processes a core, before anything is measured."""
+_MOST_REPEAT = 0.1
+"""Median relative difference of a repeated measurement."""
 _SOFT = 0.1
 """Log ratio beyond which an outlier counts less."""
 _PRIOR = 0.2
@@ -94,8 +99,14 @@ class _Bottleneck(nn.Module):
 def calibrate(target: Target, *, rounds: int = 15, say: Callable[[str], None] = lambda words: None) -> Calibration:
     """Measure on the local device and fit. `target` is what it is.
 
-    InputError if the machine's state changes in between.
+    InputError if others use the machine, its state changes in between, or the measurements contradict each other.
     """
+    load, cores = os.getloadavg()[0], os.cpu_count() or 1
+    if load > _MOST_LOAD * cores:
+        raise InputError(
+            f"the machine is busy (load {load:.1f} on {cores} cores), so times would not be its own",
+            "leave it alone and run `laudc calibrate` again",
+        )
     before = state_of(target)
     samples = measure(target, rounds=rounds, say=say)
     after = state_of(target)
@@ -106,7 +117,18 @@ def calibrate(target: Target, *, rounds: int = 15, say: Callable[[str], None] = 
             f"the machine changed while it was measured: {words}", "leave it alone and run `laudc calibrate` again"
         )
     say("fitting")
-    return replace(fit(target, samples), state=after)
+    found = fit(target, samples)
+    if found.errors["repeat_median"] > _MOST_REPEAT or _width(found.interval) > _width(UNKNOWN):
+        raise InputError(
+            f"measured again, kernels differ by {found.errors['repeat_median']:.0%}, and from what is fitted by "
+            f"{found.errors['after_median']:.0%}: that is no better than the defaults",
+            "leave the machine alone and run `laudc calibrate` again",
+        )
+    return replace(found, state=after)
+
+
+def _width(interval: tuple[float, float]) -> float:
+    return interval[1] / interval[0]
 
 
 def measure(target: Target, *, rounds: int, say: Callable[[str], None]) -> list[Sample]:
@@ -207,7 +229,9 @@ def fit(target: Target, samples: Sequence[Sample]) -> Calibration:
         "kernels": float(len({sample.kernel.key for sample in samples})),
         "samples": float(len(samples)),
     }
-    low, high = (float(np.quantile(ratios, q)) for q in (0.05, 0.95))
+    order = np.argsort(ratios)
+    time = np.cumsum(np.exp(logs)[order]) / np.exp(logs).sum()
+    low, high = (float(ratios[order][np.searchsorted(time, share)]) for share in (0.05, 0.95))
     return Calibration(constants=fitted, interval=(low, high), calibrated=True, errors=errors)
 
 

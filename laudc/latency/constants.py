@@ -7,6 +7,7 @@ the kernel cache. It is used for a target of the same content only, and says for
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -22,7 +23,7 @@ from laudc.targets import Target
 Constants = CpuConstants | CudaConstants
 
 _FORMAT = 1
-_UNKNOWN = (0.5, 2.0)
+UNKNOWN = (0.5, 2.0)
 """The interval of a prediction whose constants are defaults."""
 
 
@@ -31,8 +32,8 @@ class Calibration:
     """Constants, and how far to trust them."""
 
     constants: Constants
-    interval: tuple[float, float] = _UNKNOWN
-    """Measured over predicted, of the kernels it was fitted on: the 5th and the 95th percentile."""
+    interval: tuple[float, float] = UNKNOWN
+    """Measured over predicted of the kernels it was fitted on: where nine tenths of the time they take lies between."""
     calibrated: bool = False
     state: Mapping[str, str] = field(default_factory=dict)
     """Driver, clocks, toolchain and versions it was taken with."""
@@ -46,7 +47,8 @@ class Calibration:
         """What every report says of it."""
         if not self.calibrated:
             return f"uncalibrated; {self.note}" if self.note else "uncalibrated"
-        return f"calibrated (median error {self.errors.get('after_median', float('nan')):.0%})"
+        median, most = (self.errors.get(name, math.nan) for name in ("after_median", "after_p90"))
+        return f"calibrated (single kernels: median error {median:.0%}, p90 {most:.0%})"
 
     def to_json(self) -> dict[str, object]:
         """Plain data; `from_json` reads it back."""
@@ -69,7 +71,7 @@ class Calibration:
                 "interval": [float(low), float(high)],
                 "state": dict(state),
                 "errors": dict(errors),
-            } if numbers.keys() == {one.name for one in fields(kind)}:
+            } if numbers.keys() == {one.name for one in fields(kind)} and all(map(_is_rate, numbers.values())):
                 return cls(
                     constants=kind(**{name: float(number) for name, number in numbers.items()}),
                     interval=(low, high),
@@ -81,6 +83,10 @@ class Calibration:
                 raise StorageError(
                     f"the calibration of {target.name} is no calibration of this laudc", "run `laudc calibrate` again"
                 )
+
+
+def _is_rate(number: object) -> bool:
+    return isinstance(number, float | int) and 0 < number < math.inf
 
 
 def defaults(target: Target) -> Calibration:

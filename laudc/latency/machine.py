@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import subprocess
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -59,6 +60,7 @@ def _cpu_state() -> dict[str, str]:
         "cpu": cpu.name,
         "cores": str(cpu.cores),
         "threads": os.environ.get("TVM_NUM_THREADS", str(torch.get_num_threads())),
+        "highest clock": f"{round(cpu.clock_mhz or 0, -2):.0f} MHz",
         "governor": governor.read_text().strip() if governor.exists() else "unknown",
         "kernel": platform.release(),
     }
@@ -72,8 +74,19 @@ def _gpu_state() -> dict[str, str]:
         "gpu": properties.name,
         "driver": _driver(),
         "cuda": str(torch.version.cuda),
-        "highest clock": str(getattr(properties, "clock_rate", "unknown")),
+        "clocks": _gpu_clocks(f"GPU-{properties.uuid}"),
     }
+
+
+def _gpu_clocks(gpu: str) -> str:
+    """The highest ones, and those that applications get, as the driver tells them."""
+    asked = "clocks.max.sm,clocks.max.mem,clocks.applications.graphics,clocks.applications.memory"
+    command = ["nvidia-smi", f"--query-gpu={asked}", "--format=csv,noheader", f"--id={gpu}"]
+    try:
+        told = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return told.strip()
 
 
 def _driver() -> str:

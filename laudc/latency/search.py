@@ -19,8 +19,10 @@ from laudc.latency._time import Time
 from laudc.latency.constants import Calibration, calibration_for, device_identity
 from laudc.latency.kernel import EVERYTHING, Weighted, expected_time
 from laudc.latency.remembered import source_hash
+from laudc.ops.base import Spec
 from laudc.schedules import Choice, Work
 from laudc.targets import Target
+from laudc.types import TensorType
 
 CalibrationOf = Callable[[Target], Calibration]
 
@@ -54,9 +56,16 @@ def fastest_kernel(
 
 
 def fastest_time(
-    work: Work, target: Target, *, batch: int, calibration: CalibrationOf, cases: Weighted = EVERYTHING
+    spec: Spec,
+    types: tuple[TensorType, ...],
+    target: Target,
+    *,
+    batch: int,
+    calibration: CalibrationOf,
+    cases: Weighted = EVERYTHING,
 ) -> Time:
-    """The expected time of that kernel."""
+    """The expected time of that kernel, for an operation on operands of these types."""
+    work = Work(spec=spec, operands=types, results=spec.results(types))
     kernel = fastest_kernel(work, target, batch=batch, cases=cases, calibration=calibration)
     constants = calibration(kernel.target).constants
     return expected_time(kernel.schedule, work, kernel.choice, kernel.target, constants, cases)

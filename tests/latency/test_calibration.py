@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -77,6 +78,32 @@ def test_known_constants_of_a_gpu_are_found_again(model: Model) -> None:
     assert found.errors["after_median"] < 0.025 < 0.1 < found.errors["before_median"]
 
 
+@pytest.fixture
+def idle(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.getloadavg", lambda: (0.0, 0.0, 0.0))
+
+
+def test_a_busy_machine_is_not_calibrated(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.getloadavg", lambda: (50.0, 50.0, 50.0))
+    with pytest.raises(InputError, match=r"the machine is busy \(load 50.0 on \d+ cores\).*; leave it alone"):
+        calibrate(_target())
+
+
+@pytest.mark.usefixtures("idle")
+@pytest.mark.parametrize("wrong", [{"errors": {"repeat_median": 0.2, "after_median": 0.1}}, {"interval": (0.2, 4.2)}])
+def test_measurements_that_contradict_each_other_are_not_kept(
+    wrong: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    errors = {"repeat_median": 0.01, "after_median": 0.1}
+    fitted = replace(defaults(_target()), calibrated=True, **{"errors": errors, "interval": (0.9, 1.1), **wrong})
+    monkeypatch.setattr(calibration, "measure", lambda target, **how: [])
+    monkeypatch.setattr(calibration, "state_of", lambda target: {})
+    monkeypatch.setattr(calibration, "fit", lambda target, measured: fitted)
+    with pytest.raises(InputError, match="no better than the defaults; leave the machine alone"):
+        calibrate(_target())
+
+
+@pytest.mark.usefixtures("idle")
 def test_a_machine_that_changes_meanwhile_is_not_calibrated(monkeypatch: pytest.MonkeyPatch) -> None:
     states = iter(({"driver": "1", "clock": "a"}, {"driver": "2", "clock": "a"}))
     monkeypatch.setattr(calibration, "state_of", lambda target: next(states))

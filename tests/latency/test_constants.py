@@ -29,7 +29,7 @@ def fitted(target: Target) -> Calibration:
         interval=(0.9, 1.2),
         calibrated=True,
         state={"driver": "570.1"},
-        errors={"after_median": 0.07},
+        errors={"after_median": 0.07, "after_p90": 0.15},
     )
 
 
@@ -68,7 +68,7 @@ def test_without_a_calibration_the_defaults_hold_and_say_so(name: str) -> None:
 
 
 def test_words_tell_the_error() -> None:
-    assert fitted(TARGETS["v100"]).words == "calibrated (median error 7%)"
+    assert fitted(TARGETS["v100"]).words == "calibrated (single kernels: median error 7%, p90 15%)"
 
 
 def edited(**changes: Any) -> dict[str, Any]:
@@ -85,9 +85,12 @@ def edited(**changes: Any) -> dict[str, Any]:
         edited(constants={}),
         edited(constants={**edited()["constants"], "surplus": 1.0}),
         edited(constants=fitted(TARGETS["cpu"]).to_json()["constants"]),
+        edited(constants={**edited()["constants"], "start_us": "x"}),
+        edited(constants={**edited()["constants"], "start_us": 0.0}),
+        edited(constants={**edited()["constants"], "start_us": math.nan}),
         edited(errors=None),
     ],
-    ids=["list", "empty", "format", "interval", "none", "one more", "another kind's", "errors"],
+    ids=["list", "empty", "format", "interval", "none", "one more", "another kind's", "word", "zero", "nan", "errors"],
 )
 def test_a_file_that_is_no_calibration_is_refused_in_one_line(values: object) -> None:
     write(TARGETS["v100"], values)

@@ -37,7 +37,7 @@ PLAIN = CudaConstants(
     dram_share=1,
     l2_share=1,
     start_us=3,
-    idle_block_ns=1,
+    block_clocks=1,
 )
 BUSY = Demand(threads=256, macs=100_000)
 """A microsecond a block."""
