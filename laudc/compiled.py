@@ -126,7 +126,7 @@ class CompiledModel:
     _loading: threading.Lock = field(default_factory=threading.Lock, repr=False)
     _numbers: Iterator[int] = field(default_factory=itertools.count, repr=False)
     """Of the calls whose masks are forced; taking one is atomic."""
-    _decided: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict, repr=False)
+    _decided: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict, repr=False)
 
     @property
     def shape(self) -> tuple[int, ...]:

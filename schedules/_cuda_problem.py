@@ -80,6 +80,12 @@ class Problem:
         return self.columns // self.groups
 
     @property
+    def narrow(self) -> bool:
+        """Whether a row of the window is a short run of memory: 8 channels a pixel, one pixel beside the other."""
+        plain = not self.padded and not self.gathered and self.groups == 1 and self.dilation == (1, 1)
+        return plain and self.channels == 8 and self.taps > 1
+
+    @property
     def depth(self) -> int:
         """Products in one sum."""
         return self.taps * self.group_channels

@@ -20,13 +20,13 @@ from tvm.script import tirx as T
 from laudc.schedules._cuda_problem import Problem
 from laudc.schedules._cuda_prologue import wait_and_apply
 from laudc.schedules._cuda_rows import (
+    own_chunk,
     row_at,
     row_count,
     row_of_place,
     row_tiles,
+    step_shift,
     tap_bits,
-    tap_down,
-    tap_right,
     window_start,
 )
 from laudc.schedules._cuda_tiles import STEP, TensorTile
@@ -45,8 +45,8 @@ def tensor_core_module(p: Problem, tile: TensorTile) -> IRModule:
     x_stage, w_stage, out_pitch = bm * STEP, (bn + tile.extra) * STEP, tile.out_pitch
     chunks = p.channels // 8
     depth_chunks = p.depth // 8
-    blocks_a_tap = p.channels // STEP
     steps = p.depth // STEP
+    blocks_a_tap = steps if p.narrow else p.channels // STEP
     ahead = steps if stages >= steps else stages - 1 - lag
     column_tiles = -(-p.columns // bn)
     padded = column_tiles * bn
@@ -130,7 +130,7 @@ def tensor_core_module(p: Problem, tile: TensorTile) -> IRModule:
             # Rows of later passes are a multiple of 8 further: the swizzle is the same for all.
             slot: T.let = load_row * STEP + xor(load_chunk, mod(load_row, 8)) * 8
             for i in T.unroll(x_loads):
-                start[i] = start_shared[load_row + i * pass_rows] * chunks + load_chunk
+                start[i] = start_shared[load_row + i * pass_rows] * chunks + own_chunk(p, load_chunk)
                 taps[i] = taps_shared[load_row + i * pass_rows]
             w_start: T.let = (column_tile * bn + load_row) * depth_chunks + load_chunk
             lane: T.let = mod(thread, 32)
@@ -150,9 +150,7 @@ def tensor_core_module(p: Problem, tile: TensorTile) -> IRModule:
             @T.inline
             def load():
                 if load_step[0] < steps:
-                    shift: T.let = (
-                        tap_down(p, load_tap[0]) * p.width + tap_right(p, load_tap[0])
-                    ) * chunks + load_block[0] * 8
+                    shift: T.let = step_shift(p, load_step[0], load_tap[0], load_block[0])
                     for i in T.unroll(x_loads):
                         T.ptx[copy_x](
                             x_shared.ptr_to([load_stage[0] * x_stage + slot + i * pass_rows * STEP]),

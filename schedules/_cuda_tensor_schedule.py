@@ -110,7 +110,10 @@ def _refuse_problem(p: Problem) -> str | None:
         return f"tensor-core tiles take one group, not {p.groups}"
     if p.per_sample:
         return "channel lists differ from sample to sample, and tensor-core tiles span samples"
-    if p.channels % STEP:
+    if p.narrow:
+        if STEP // 8 % p.kernel[1] or p.depth % STEP or p.prologue is not None:
+            return f"a narrow window takes whole rows a step of {STEP} numbers, and no prologue, not {p.kernel}"
+    elif p.channels % STEP:
         return f"tensor-core tiles take {STEP} channels at a time, and {p.channels} is no multiple"
     if p.columns % 8:
         return f"results are stored 8 columns at a time, and {p.columns} is no multiple"

@@ -30,7 +30,17 @@ from laudc.types import TensorType
 sys.path.insert(0, str(Path(__file__).parent / "gpu"))
 from small_kernel_cases import BATCHES, CASES, SHOWN, TORCH, Case, Draw, draws
 
-OURS = ("channel-maskers", "global-pooling", "lists", "maskers", "masks", "movement", "pointwise", "pooling")
+OURS = (
+    "channel-maskers",
+    "fold-columns",
+    "global-pooling",
+    "lists",
+    "maskers",
+    "masks",
+    "movement",
+    "pointwise",
+    "pooling",
+)
 GENERATIONS = {"sm_53": "jetson-nano", "sm_86": "rtx3060", "sm_90a": "h200"}
 GUARD = 64
 POISON = {torch.float32: torch.nan, torch.float16: torch.nan, torch.int32: -77, torch.uint8: 77}

@@ -57,7 +57,9 @@ class Executable:
     image: Value
     output: Value
     decided: dict[str, tuple[Value, Value]]
-    """By masker: its decisions and its keep logits."""
+    """By masker: its decisions and its keep logits. They lie at the arena's beginning."""
+    decided_bytes: int
+    """Of the arena, until the last of them."""
 
     @property
     def batch(self) -> int:
@@ -94,6 +96,7 @@ class _Planner:
             image=image,
             output=self._value(cast(fx.Node, result)),
             decided=decided,
+            decided_bytes=max((v.offset + v.type.nbytes for pair in decided.values() for v in pair), default=0),
         )
 
     # ---- which buffer a value lies in
@@ -150,16 +153,28 @@ class _Planner:
         return lives
 
     def _pack(self) -> tuple[dict[tuple[str, int], int], int]:
-        """First fit, the largest buffers first; an offset for every root."""
+        """An offset for every root: first those of the decisions, then first fit, the largest buffers first."""
         lives = self._lifetimes()
         placed: list[tuple[int, int, tuple[int, int]]] = []
         offsets: dict[tuple[str, int], int] = {}
-        for root in sorted(self._bytes, key=lambda root: (-self._bytes[root], root)):
+        decided = [self._root[(node.name, 0)] for node in self._decided_nodes()]
+        for root in decided:
+            offsets[root] = max((offset + size for offset, size, _ in placed), default=0)
+            placed.append((offsets[root], _aligned(self._bytes[root]), (0, len(self._nodes))))
+        for root in sorted(self._bytes.keys() - set(decided), key=lambda root: (-self._bytes[root], root)):
             size, life = _aligned(self._bytes[root]), lives[root]
             taken = sorted((o, o + s) for o, s, other in placed if other[0] <= life[1] and life[0] <= other[1])
             offsets[root] = _first_gap(taken, size)
             placed.append((offsets[root], size, life))
         return offsets, max((offset + size for offset, size, _ in placed), default=0)
+
+    def _decided_nodes(self) -> list[fx.Node]:
+        """The decisions and keep logits among the outputs, in order."""
+        result = self._output.args[0]
+        if not isinstance(result, tuple):
+            return []
+        found = cast("dict[str, tuple[fx.Node, fx.Node]]", result[1])
+        return list(dict.fromkeys(node for pair in found.values() for node in pair))
 
     # ---- the calls
 

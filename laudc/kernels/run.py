@@ -22,6 +22,7 @@ from torch import Tensor
 from laudc.errors import BuildError, InputError
 from laudc.kernels.build import Binary
 from laudc.kernels.executable import Executable, Step, Value
+from laudc.kernels.replay import Replays
 
 Function = Callable[..., object]
 
@@ -48,9 +49,10 @@ class Runner:
             self._calls = [self._bind(step, functions[step.kernel.key]) for step in executable.steps]
             self._image = self._view(executable.image)
             self._output = self._view(executable.output)
-            self._decided = {key: (self._view(m), self._view(n)) for key, (m, n) in executable.decided.items()}
+            self._decided = {key: self._view(mask) for key, (mask, _) in executable.decided.items()}
+        self._replays = Replays(self._launch, self._decided) if self._device.type == "cuda" else None
 
-    def __call__(self, x: Tensor, masks: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, tuple[Tensor, Tensor]]]:
+    def __call__(self, x: Tensor, masks: Mapping[str, Tensor]) -> tuple[Tensor, Decided]:
         """The output, fresh, and by masker the decisions that were obeyed and the masker's own keep logits."""
         if x.device != self._device:
             raise InputError(
@@ -59,12 +61,19 @@ class Runner:
             )
         with self._lock, self._in_turn():
             self._take(x)
-            for step, (function, arguments) in zip(self.executable.steps, self._calls, strict=True):
-                function(*arguments)
-                if step.masker in masks:
-                    self._decided[step.masker][0].copy_(masks[step.masker])
-            decided = {key: (mask.clone(), logits.clone()) for key, (mask, logits) in self._decided.items()}
+            if self._replays is None:
+                self._launch(masks)
+            else:
+                self._replays(masks)
+            decided = Decided(self._arena[: self.executable.decided_bytes].clone(), self.executable.decided)
             return _logical(self._output).clone(memory_format=torch.contiguous_format), decided
+
+    def _launch(self, masks: Mapping[str, Tensor]) -> None:
+        """Every call, one after another; decisions that are given replace those that were made."""
+        for step, (function, arguments) in zip(self.executable.steps, self._calls, strict=True):
+            function(*arguments)
+            if step.masker in masks:
+                self._decided[step.masker].copy_(masks[step.masker])
 
     @contextmanager
     def _in_turn(self) -> Iterator[None]:
@@ -95,7 +104,7 @@ class Runner:
                 function(*arguments)
                 watch(step, operands, tuple(self.value(value) for value in step.results))
                 if step.masker in masks:
-                    self._decided[step.masker][0].copy_(masks[step.masker])
+                    self._decided[step.masker].copy_(masks[step.masker])
 
     def walk(self, x: Tensor, masks: Mapping[str, Tensor], visit: Visit) -> None:
         """A run in which `visit` makes every call itself, once or more often, such as to time it."""
@@ -104,7 +113,7 @@ class Runner:
             for step, (function, arguments) in zip(self.executable.steps, self._calls, strict=True):
                 visit(step, partial(function, *arguments))
                 if step.masker in masks:
-                    self._decided[step.masker][0].copy_(masks[step.masker])
+                    self._decided[step.masker].copy_(masks[step.masker])
 
     def _take(self, x: Tensor) -> None:
         """Copy the input in. On a CPU without torch's threads: they would spin for milliseconds beside TVM's."""
@@ -134,11 +143,36 @@ class Runner:
         return function, (*views, *constants, *spaces, *results)
 
     def _view(self, value: Value) -> Tensor:
-        """The bytes of a value, in the shape that kernels see: a map is channels-last."""
-        return self._bytes(value).view(_TORCH[value.type.dtype]).view(value.type.stored)
+        """A value, in the shape that kernels see: a map is channels-last."""
+        return view_of(self._arena, value)
 
     def _bytes(self, value: Value) -> Tensor:
-        return self._arena[value.offset : value.offset + value.type.nbytes]
+        return _bytes(self._arena, value)
+
+
+class Decided(Mapping[str, tuple[Tensor, Tensor]]):
+    """By masker the decisions and the keep logits, in a copy of the bytes they lie in."""
+
+    def __init__(self, copy: Tensor, values: Mapping[str, tuple[Value, Value]]) -> None:
+        self._copy, self._values = copy, values
+
+    def __getitem__(self, key: str) -> tuple[Tensor, Tensor]:
+        mask, logits = self._values[key]
+        return view_of(self._copy, mask), view_of(self._copy, logits)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+
+def view_of(arena: Tensor, value: Value) -> Tensor:
+    return _bytes(arena, value).view(_TORCH[value.type.dtype]).view(value.type.stored)
+
+
+def _bytes(arena: Tensor, value: Value) -> Tensor:
+    return arena[value.offset : value.offset + value.type.nbytes]
 
 
 def _one_device(device: str) -> torch.device:

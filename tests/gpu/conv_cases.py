@@ -274,6 +274,9 @@ TENSOR_CORE = (
         size=(9, 8),
         **THREE,
     ),
+    conv("narrow 8x4", in_channels=8, out_channels=72, kernel=(8, 4), stride=(2, 1), bias=True, size=(30, 17)),
+    conv("narrow 4x2", in_channels=8, out_channels=64, kernel=(4, 2), stride=(2, 1), activation="relu", size=(20, 9)),
+    conv("narrow 2x4 rows", in_channels=8, out_channels=16, kernel=(2, 4), size=(9, 12), **LISTED),
     conv("1x1 of 64 stride 2", in_channels=64, out_channels=8, stride=(2, 2), size=(9, 8)),
     conv(
         "4x5 asymmetric, dilated",

@@ -103,6 +103,12 @@ def _cases() -> Iterator[Case]:
     yield Case(op="global_pool", fields={}, operands=lambda d: (d.data(5, 3, 2),))
     for size in ((24, 13, 9), (40, 1, 1), (6, 7)):
         yield Case(op="flatten", fields={}, operands=lambda d, size=size: (d.data(*size),))
+    for size, fields in (
+        ((3, 13, 9), {"padding": (3, 2, 3, 4), "columns": 2, "channels": 4}),
+        ((1, 14, 16), {"padding": (0, 0, 0, 0), "columns": 2, "channels": 4}),
+        ((5, 6, 7), {"padding": (1, 0, 2, 0), "columns": 1, "channels": 8}),
+    ):
+        yield Case(op="fold_columns", fields=fields, operands=lambda d, size=size: (d.data(*size),))
     for reach in (
         {},
         {"kernel": (3, 3), "padding": (1, 1, 1, 1)},
