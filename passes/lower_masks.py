@@ -20,11 +20,13 @@ What cannot be lowered stays dense and masked, which is right but saves nothing,
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import torch
 from torch import fx
 
 from laudc.channel_lists import mask_group, refuse_channel_lists
+from laudc.ops._geometry import patch_size
 from laudc.ops.channel_list import ChannelList, ChannelListSpec
 from laudc.ops.conv2d import Conv2d, Conv2dSpec
 from laudc.ops.gather import Gather, GatherSpec
@@ -123,9 +125,9 @@ def _list_rows(program: Program, masked: fx.Node) -> str | None:
         scattered = _list_one(program, node, conv, rows, last=node is value)
         if node is value:
             masked.replace_all_uses_with(scattered)
-        if not _is_pointwise(conv.spec):
-            pixels = _needed(program, pixels, conv.spec, source, chain[-1])
-            rows = None
+        needed = pixels if _is_pointwise(conv.spec) else _needed(program, pixels, conv.spec, source, chain[-1])
+        if needed is not pixels:
+            pixels, rows = needed, None
     return None
 
 
@@ -165,12 +167,34 @@ def _is_pointwise(spec: Conv2dSpec) -> bool:
 
 
 def _needed(program: Program, pixels: fx.Node, spec: Conv2dSpec, source: fx.Node, first: fx.Node) -> fx.Node:
+    """The pixels that the convolution reads for those: of a sample that is on as a whole, all."""
     height, width = type_of(source).shape[2:]
-    region = NeededRegionSpec(
-        map_size=(height, width), kernel=spec.kernel, stride=spec.stride, padding=spec.padding, dilation=spec.dilation
+    region = NeededRegion(
+        NeededRegionSpec(
+            map_size=(height, width),
+            kernel=spec.kernel,
+            stride=spec.stride,
+            padding=spec.padding,
+            dilation=spec.dilation,
+        )
     )
+    whole = _whole_map(program, pixels, region)
+    if whole is not None and whole.map_size == type_of(pixels).shape[1:]:
+        return pixels
+    op, operand = (region, pixels) if whole is None else (PixelMask(whole), pixels.all_input_nodes[0])
     with program.graph.graph.inserting_before(first):
-        return insert_op(program, f"{pixels.name}_needed", NeededRegion(region), (pixels,), block=block_of(pixels))
+        return insert_op(program, f"{pixels.name}_needed", op, (operand,), block=block_of(pixels))
+
+
+def _whole_map(program: Program, pixels: fx.Node, region: NeededRegion) -> PixelMaskSpec | None:
+    """The mask over all of the inputs, where one decision is on the whole map and every input is read for it."""
+    op, size = program.op(pixels), type_of(pixels).shape[1:]
+    if not isinstance(op, PixelMask) or op.spec.within:
+        return None
+    if any(patch_size(op.spec.granularity, extent) < extent for extent in size):
+        return None
+    reads_all = bool(region(torch.ones(1, *size, dtype=torch.uint8)).all())
+    return replace(op.spec, granularity=0, map_size=region.spec.map_size) if reads_all else None
 
 
 def _list_one(program: Program, node: fx.Node, conv: Conv2d, rows: fx.Node, *, last: bool) -> fx.Node:

@@ -287,3 +287,24 @@ def test_what_the_lists_leave_out_is_never_read() -> None:
         out, _ = Watching(after.graph).run(x, masks)
     assert any(seen)
     assert torch.isfinite(out).all()
+
+
+def test_a_sample_that_is_on_as_a_whole_has_one_list_a_map() -> None:
+    _, after = tiny_around("lower_masks", "layer")
+    assert "needed_region" not in after.text()
+    lists = after.text().count("= row_list(")
+    _, patches = tiny_around("lower_masks", "spatial")
+    assert lists < patches.text().count("= row_list(")
+    assert after.text().count("= pixel_mask(") == lists
+
+
+def test_a_window_that_leaves_inputs_out_still_asks_for_those_it_reads() -> None:
+    sketch = Sketch()
+    x = sketch.input(2, 4, 9, 11)
+    mask = sketch.patches("m", x, granularity=0)
+    first = sketch.op("first", Conv2dSpec(in_channels=4, out_channels=4), x)
+    last = sketch.op("last", Conv2dSpec(in_channels=4, out_channels=4, stride=(2, 2)), first)
+    before = sketch.returns(sketch.op("masked", MaskRowsSpec(granularity=0), last, mask))
+    after = LowerMasks().run(before)
+    assert after.text().count("needed_region(") == 1
+    same_output(before, after, random_images(2, 4, 9, 11), random_masks_like(before, rate=0.5, batch=2))
