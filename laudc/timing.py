@@ -7,15 +7,44 @@ import random
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 _LOADED = 1.25  # runnable processes a core
 _STEADY = 2.0  # the third quartile over the first, beyond which times say nothing
+
+
+_IN_A_ROW = 10
+"""Calls that a GPU gets at once, so that its own clock sees no gap between them."""
+
+Clock = Callable[[Callable[[], object]], float]
+"""The milliseconds of a call."""
+
+
+def host_ms(call: Callable[[], object]) -> float:
+    """By this process's clock; the call returns when its work is done."""
+    start = time.perf_counter()
+    call()
+    return 1e3 * (time.perf_counter() - start)
+
+
+def cuda_ms(call: Callable[[], object]) -> float:
+    """By the GPU's clock, the mean of some calls in a row; the call only has to have its work queued."""
+    import torch
+
+    begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    begin.record()
+    for _ in range(_IN_A_ROW):
+        call()
+    end.record()
+    end.synchronize()
+    return float(begin.elapsed_time(end)) / _IN_A_ROW
 
 
 def interleaved_ms(
     variants: Mapping[str, Callable[[int], object]],
     *,
     rounds: int,
+    clock: Clock = host_ms,
     progress: Callable[[str, int], object] = lambda name, number: None,
 ) -> dict[str, list[float]]:
     """The milliseconds of `rounds` calls of each variant, in rounds of shuffled order.
@@ -29,9 +58,7 @@ def interleaved_ms(
         for name in random.Random(number).sample(list(variants), len(variants)):
             progress(name, number)
             variants[name](number)
-            start = time.perf_counter()
-            variants[name](number)
-            samples[name].append(1e3 * (time.perf_counter() - start))
+            samples[name].append(clock(partial(variants[name], number)))
     return samples
 
 

@@ -1,0 +1,97 @@
+"""`laudc bench`: which variants are timed, and what is said of how they compare."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+Cli = Callable[..., Any]
+"""A command line -> `Said`, of conftest.py."""
+TORCH = {"torch": [8.0] * 3, "torch, channels_last": [4.0] * 3}
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[Mapping[str, Sequence[float]]], None]:
+    """Sets what the calls of each variant take, in place of timing them on a machine that others use."""
+
+    def set_ms(times_ms: Mapping[str, Sequence[float]]) -> None:
+        def told(variants: Mapping[str, object], **_: object) -> dict[str, list[float]]:
+            return {name: list(times_ms[name]) for name in variants}
+
+        monkeypatch.setattr("laudc.benchmark.interleaved_ms", told)
+        monkeypatch.setattr("os.getloadavg", lambda: (0.0, 0.0, 0.0))
+
+    return set_ms
+
+
+def at(**rates: float) -> dict[str, list[float]]:
+    return {f"this network at rate {name.removeprefix('r').replace('_', '.')}": [ms] * 3 for name, ms in rates.items()}
+
+
+def test_every_variant_is_timed_in_one_run(cli: Cli, compiled: Path) -> None:
+    said = cli("bench", str(compiled), "--quick", "--rounds", "3", "--rates", "0,.5", "--json")
+    assert said.exit_code == 0, said.err
+    facts = json.loads(said.out)
+    assert list(facts["static_ms"]) == ["laudc", "torch", "torch, channels_last"]
+    assert [one["rate"] for one in facts["dynamic"]] == [1.0, 0.0, 0.5]
+    assert [one["executed_rate"] for one in facts["dynamic"]][:2] == [1.0, 0.0]
+    assert facts["dynamic"][2]["executed_rate"] == pytest.approx(0.5, abs=0.1)
+    every = [*facts["static_ms"].values(), *(one["samples_ms"] for one in facts["dynamic"])]
+    assert all(len(times) == 3 and min(times) > 0 for times in every)
+    assert all(one["predicted_ms"] > 0 and one["predicted_blocks_ms"] for one in facts["dynamic"])
+    assert facts["random"] == "images and masks"
+    assert facts["not_run"] == {}
+
+
+def test_the_verdict_parts_what_kernels_gain_from_what_skipping_gains(cli: Cli, compiled: Path, clock: Any) -> None:
+    clock({"laudc": [2.0] * 3, **TORCH, **at(r1=5.0, r0_5=1.0)})
+    said = cli("bench", str(compiled), "--quick", "--rounds", "3")
+    assert said.exit_code == 0
+    lines = said.out.splitlines()
+    assert lines[-1] == (
+        "at rate 0.5 faster than static by laudc: ratio 0.50; laudc's kernels alone: 0.50 of static by torch, "
+        "channels_last; skipping alone: 0.50 of static by laudc"
+    )
+    rate = json.loads(cli("bench", str(compiled), "--quick", "--rounds", "3", "--json").out)["break_even_rate"]
+    assert rate == pytest.approx(0.5 + 0.5 * (4 - 1) / (5 - 1), abs=0.05)
+    assert f"at an executed rate of {rate:.2f}" in said.out
+
+
+def test_slower_is_called_slower(cli: Cli, compiled: Path, clock: Any) -> None:
+    clock({"laudc": [2.0] * 3, **TORCH, **at(r1=5.0, r0_5=3.0)})
+    said = cli("bench", str(compiled), "--quick", "--rounds", "3")
+    assert "at rate 0.5 SLOWER than static by laudc: ratio 1.50" in said.out
+
+
+@pytest.mark.parametrize(("required", "code"), [("1.9", 0), ("2.1", 1)])
+def test_a_speedup_can_be_required(cli: Cli, compiled: Path, clock: Any, required: str, code: int) -> None:
+    clock({"laudc": [2.0] * 3, **TORCH, **at(r1=5.0, r0_5=1.0)})
+    said = cli("bench", str(compiled), "--quick", "--rounds", "3", "--require-speedup", required)
+    assert said.exit_code == code
+    assert said.err == ("" if code == 0 else "the speedup is 2.00, required are 2.1\n")
+
+
+def test_a_variant_that_cannot_be_run_is_named(cli: Cli, compiled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("no compiler\nat all")
+
+    monkeypatch.setattr("laudc.baselines._compiled", broken)
+    said = cli("bench", str(compiled), "--rounds", "3")
+    assert said.exit_code == 0
+    assert "static by torch.compile was not run: RuntimeError: no compiler\n" in said.out
+
+
+def test_what_is_not_compiled_is_refused(cli: Cli, converted: Path) -> None:
+    said = cli("bench", str(converted))
+    assert said.error == f"{converted} is converted, not compiled; run laudc compile {converted}"
+    assert said.exit_code == 2
+
+
+def test_rates_are_checked_before_anything_runs(cli: Cli, compiled: Path) -> None:
+    said = cli("bench", str(compiled), "--rates", ".5,2")
+    assert said.error.startswith("the rate 2")
+    assert said.exit_code == 2
