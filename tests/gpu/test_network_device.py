@@ -27,7 +27,7 @@ def network() -> CompiledModel:
     torch.manual_seed(0)
     module = torchvision.models.resnet18(weights=None).eval()
     example = torch.randn(1, 3, 200, 232, generator=torch.Generator().manual_seed(0))
-    dynamic = laudc.transform(module, example, paradigm="spatial+channel")
+    dynamic = laudc.transform(module, example, paradigm="spatial+channel", granularity="4+16")
     condition_random(dynamic.program)
     return laudc.compile(dynamic, "h200", batch=3, dtype="float16")
 
