@@ -9,9 +9,11 @@ is asked for, so listing the names costs nothing.
 from __future__ import annotations
 
 import importlib
+import os
 import pkgutil
 import sys
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from typing import Generic, TypeVar, cast
 
 from laudc.errors import UnknownName
@@ -28,9 +30,8 @@ class Plugins(Mapping[str, T], Generic[T]):
         self._kind = kind
 
     def _stems(self) -> dict[str, str]:
-        path = importlib.import_module(self._package).__path__
-        stems = (module.name for module in pkgutil.iter_modules(path) if not module.ispkg)
-        return {stem.replace("_", "-"): stem for stem in sorted(stems) if not stem.startswith("_") and stem != "base"}
+        folders = tuple(importlib.import_module(self._package).__path__)
+        return _listed(folders, tuple(map(_last_change, folders)))
 
     def __getitem__(self, name: str) -> T:
         module = f"{self._package}.{name.replace('-', '_')}"
@@ -50,3 +51,17 @@ class Plugins(Mapping[str, T], Generic[T]):
 
     def __len__(self) -> int:
         return len(self._stems())
+
+
+def _last_change(folder: str) -> int:
+    try:
+        return os.stat(folder).st_mtime_ns
+    except OSError:  # inside an archive, which does not change
+        return 0
+
+
+@lru_cache(maxsize=64)
+def _listed(folders: tuple[str, ...], changes: tuple[int, ...]) -> dict[str, str]:
+    """Name -> stem of the plugins in these folders, as they were at their last changes."""
+    stems = (module.name for module in pkgutil.iter_modules(folders) if not module.ispkg)
+    return {stem.replace("_", "-"): stem for stem in sorted(stems) if not stem.startswith("_") and stem != "base"}

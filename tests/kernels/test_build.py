@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 import laudc
+import laudc.schedules
 from laudc.compare import relative_error
 from laudc.errors import ToolchainError
 from laudc.testing import TinyNet, conditioned, random_images
