@@ -63,6 +63,11 @@ class Benchmark:
         """The fastest static variant that is not laudc's own."""
         return fastest({name: times for name, times in self.static.items() if name != OURS})
 
+    @property
+    def asked(self) -> Dynamic:
+        """At the first rate that was asked for."""
+        return self.dynamic[min(1, len(self.dynamic) - 1)]
+
     def ms(self, name: str) -> float:
         return statistics.median(self.static[name])
 

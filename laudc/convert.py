@@ -11,18 +11,17 @@ import torch
 from torch import Tensor, fx, nn
 
 from laudc.capture import capture
-from laudc.defaults import DEFAULT_RATE
+from laudc.defaults import AUTO, DEFAULT_PARADIGM, DEFAULT_RATE
 from laudc.dynamic_model import DynamicModel
 from laudc.errors import CaptureError, InputError, PlanError
 from laudc.passes.find_blocks import FindBlocks
 from laudc.passes.insert_maskers import InsertMaskers
-from laudc.plan import AUTO, Plan, check_rate, make_plan, parse_granularity, parse_paradigms
+from laudc.plan import Plan, check_rate, make_plan, parse_granularity, parse_paradigms
 from laudc.plan_file import PlanFile, check_fits
 from laudc.program import Program, input_type, types_of
 from laudc.targets import Target
 
 DEFAULT_SIZE = (224, 224)
-_DEFAULT_PARADIGM = "spatial"
 _MOST_KINDS = 3
 _PLUMBING = ("getitem", "getattr", "size", "reshape", "transpose", "permute")
 
@@ -139,7 +138,7 @@ def settled_paradigm(
         )
     settled = paradigm
     if settled is None:
-        settled = AUTO if target is not None and granularity is None else _DEFAULT_PARADIGM
+        settled = AUTO if target is not None and granularity is None else DEFAULT_PARADIGM
     if settled != AUTO:
         parse_granularity(granularity, parse_paradigms(settled))
     elif granularity is not None:

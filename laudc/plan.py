@@ -17,9 +17,6 @@ from laudc.errors import InputError, PlanError
 from laudc.paradigms import PARADIGMS, Paradigm
 from laudc.program import Block, Refusal
 
-AUTO = "auto"
-"""In place of paradigms: the planner takes one for each block."""
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Decision:

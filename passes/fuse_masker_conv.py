@@ -59,13 +59,16 @@ class FuseMaskerConv(Pass):
     """What the two forms are priced by; None: what the device has."""
 
     def run(self, program: Program) -> Program:
+        from laudc.latency.network import lists_at
         from laudc.latency.search import calibrations
 
         found = {node: parts for node in program.nodes if (parts := _first_conv(program, node)) is not None}
         if not found:
             return program
-        calibration = calibrations(self.calibration)
-        worth = {node.name for node, (conv, _) in found.items() if self._pays(program, node, conv, calibration)}
+        calibration, cases = calibrations(self.calibration), lists_at(program, self.expected_rate)
+        worth = {
+            node.name for node, (conv, _) in found.items() if self._pays(program, node, conv, calibration, cases(conv))
+        }
         if not worth:
             return program
         clone = program.clone()
@@ -75,16 +78,16 @@ class FuseMaskerConv(Pass):
             _fuse(clone, node, *parts)
         return clone.finished()
 
-    def _pays(self, program: Program, masker: fx.Node, conv_node: fx.Node, calibration: CalibrationOf) -> bool:
+    def _pays(
+        self, program: Program, masker: fx.Node, conv_node: fx.Node, calibration: CalibrationOf, some: Weighted
+    ) -> bool:
         from laudc.latency.kernel import EVERYTHING
-        from laudc.latency.network import lists_at
         from laudc.latency.search import fastest_time
 
         conv, op = cast(Conv2d, program.op(conv_node)), cast(PatchMasker, program.op(masker))
         x, rows = type_of(masker.all_input_nodes[0]), type_of(conv_node.all_input_nodes[1])
         dense = replace(conv.spec, **_DENSE)
         listed = replace(conv.spec, gathered=False, map_size=(0, 0))
-        some = lists_at(program, self.expected_rate)(conv_node)
 
         def us(spec: Spec, *types: TensorType, cases: Weighted = EVERYTHING) -> float:
             batch = x.shape[0]

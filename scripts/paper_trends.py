@@ -17,6 +17,7 @@ from laudc.latency._frame import weightless
 from laudc.latency._time import Time, added
 from laudc.latency.planner import Search, bound, converted, typed_for
 from laudc.plan import make_plan
+from laudc.program import Program
 from laudc.static_network import static_program
 from laudc.targets import load_target
 
@@ -45,9 +46,14 @@ class Config:
 
 
 @cache
+def network() -> Program:
+    return wanted_network(NETWORK, None)
+
+
+@cache
 def time_of(config: Config) -> Time:
     """All blocks together, as the paper counts; the rest of the network is the same anyway."""
-    program = wanted_network(NETWORK, None)
+    program = network()
     batch = DEVICES[config.device]
     search = Search.of(program, load_target(config.device), batch=batch, rate=config.rate)
     typed = typed_for(program, search)

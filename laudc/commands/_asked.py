@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from laudc.defaults import DEFAULT_RATE
+from laudc.defaults import AUTO, DEFAULT_PARADIGM, DEFAULT_RATE
 from laudc.errors import ArtifactError, InputError
 
 if TYPE_CHECKING:
@@ -21,9 +21,6 @@ if TYPE_CHECKING:
     from laudc.plan import Plan
     from laudc.program import Program
     from laudc.targets import Target
-
-_PARADIGM = "spatial"
-_AUTO = "auto"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -154,9 +151,9 @@ def asked_for(
     assert model is not None
     if compare and paradigm is None and granularity is None:
         return _by_name(model, size, None, None)
-    if paradigm == _AUTO:
+    if paradigm == AUTO:
         return _planned(model, size, granularity)
-    return _by_name(model, size, paradigm or _PARADIGM, granularity)
+    return _by_name(model, size, paradigm or DEFAULT_PARADIGM, granularity)
 
 
 def _by_name(model: str, size: tuple[int, int] | None, paradigm: str | None, granularity: str | None) -> Asked:
@@ -199,9 +196,9 @@ def _planned(model: str, size: tuple[int, int] | None, granularity: str | None) 
     def plans(found: Program, search: Search) -> Mapping[str, Plan]:
         from laudc.latency.planner import choose_blocks, plan_of
 
-        return {_AUTO: plan_of(choose_blocks(found, search), search)}
+        return {AUTO: plan_of(choose_blocks(found, search), search)}
 
-    return Asked(name=model, how=_AUTO, key={**identity, "paradigm": _AUTO}, program=program, plans=plans)
+    return Asked(name=model, how=AUTO, key={**identity, "paradigm": AUTO}, program=program, plans=plans)
 
 
 def _by_plan(model: str | None, path: Path, size: tuple[int, int] | None) -> Asked:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -79,7 +80,6 @@ def _facts(artifact: Path, model: CompiledModel, result: Benchmark) -> dict[str,
     from laudc.timing import fastest
 
     best_of_all = fastest(result.static)
-    asked = result.dynamic[1] if len(result.dynamic) > 1 else result.dynamic[0]
     return {
         "file": str(artifact),
         "target": model.target.name,
@@ -102,7 +102,7 @@ def _facts(artifact: Path, model: CompiledModel, result: Benchmark) -> dict[str,
             }
             for one in result.dynamic
         ],
-        "speedup": result.ms(best_of_all) / asked.ms,
+        "speedup": result.ms(best_of_all) / result.asked.ms,
         "kernels_gain": result.kernels_gain,
         "break_even_rate": result.break_even_rate(),
         "calibration": result.calibration.words,
@@ -115,7 +115,7 @@ def _verdict(result: Benchmark) -> str:
     from laudc.benchmark import OURS
     from laudc.timing import verdict
 
-    asked = result.dynamic[-1] if len(result.dynamic) == 1 else result.dynamic[1]
+    asked = result.asked
     words = [f"at rate {asked.nominal:g} {verdict(asked.samples_ms, result.static)}"]
     if result.kernels_gain is not None:
         words.append(f"laudc's kernels alone: {result.kernels_gain:.2f} of static by {result.best}")
@@ -129,7 +129,7 @@ def _print(model: CompiledModel, result: Benchmark, facts: dict[str, Any]) -> No
 
     def row(name: str, times: list[float], executed: object, predicted: object) -> tuple[object, ...]:
         low, high = middle_half(times)
-        median = sorted(times)[len(times) // 2]
+        median = statistics.median(times)
         spread = f"{digits(low)} to {digits(high)}"
         return name, digits(median), spread, executed, predicted, f"{median / result.ms(result.best):.2f}"
 

@@ -69,9 +69,14 @@ class Runner:
             return _logical(self._output).clone(memory_format=torch.contiguous_format), decided
 
     def _launch(self, masks: Mapping[str, Tensor]) -> None:
-        """Every call, one after another; decisions that are given replace those that were made."""
-        for step, (function, arguments) in zip(self.executable.steps, self._calls, strict=True):
-            function(*arguments)
+        """Every call, one after another."""
+        for _, call in self._each(masks):
+            call()
+
+    def _each(self, masks: Mapping[str, Tensor]) -> Iterator[tuple[Step, Callable[[], object]]]:
+        """Every call in order, for the loop to make; then decisions that are given replace those it made."""
+        for step, call in zip(self.executable.steps, self._calls, strict=True):
+            yield step, call
             if step.masker in masks:
                 self._decided[step.masker].copy_(masks[step.masker])
 
@@ -94,26 +99,22 @@ class Runner:
         CPU, in their logical shape; an operand that is updated in place as it was before)."""
         with self._lock, self._in_turn():
             self._take(x)
-            for step, (function, arguments) in zip(self.executable.steps, self._calls, strict=True):
+            for step, call in self._each(masks):
                 in_place = len(step.operands) < len(step.op.spec.operands)
                 read = (*step.operands, *step.results) if in_place else step.operands
                 operands = tuple(self.value(value) for value in read)
                 if not in_place:
                     for value in step.results:
                         self._bytes(value).fill_(_POISON_BYTE)
-                function(*arguments)
+                call()
                 watch(step, operands, tuple(self.value(value) for value in step.results))
-                if step.masker in masks:
-                    self._decided[step.masker].copy_(masks[step.masker])
 
     def walk(self, x: Tensor, masks: Mapping[str, Tensor], visit: Visit) -> None:
         """A run in which `visit` makes every call itself, once or more often, such as to time it."""
         with self._lock, self._in_turn():
             self._take(x)
-            for step, (function, arguments) in zip(self.executable.steps, self._calls, strict=True):
-                visit(step, partial(function, *arguments))
-                if step.masker in masks:
-                    self._decided[step.masker].copy_(masks[step.masker])
+            for step, call in self._each(masks):
+                visit(step, call)
 
     def _take(self, x: Tensor) -> None:
         """Copy the input in. On a CPU without torch's threads: they would spin for milliseconds beside TVM's."""
@@ -131,7 +132,7 @@ class Runner:
         """A copy on the CPU of a value as it stands, in its logical shape."""
         return _logical(self._view(value)).to("cpu", copy=True)
 
-    def _bind(self, step: Step, function: Function) -> tuple[Function, tuple[Tensor, ...]]:
+    def _bind(self, step: Step, function: Function) -> Callable[[], object]:
         kernel = step.kernel
         weights = {name: _as_plain(tensor) for name, tensor in named_weights(step).items()}
         packed = kernel.plan.pack(kernel.work, kernel.choice, weights)
@@ -140,7 +141,7 @@ class Runner:
         views = [self._view(value) for value in step.operands]
         spaces = [self._view(value) for value in step.workspaces]
         results = [self._view(value) for value in step.results]
-        return function, (*views, *constants, *spaces, *results)
+        return partial(function, *views, *constants, *spaces, *results)
 
     def _view(self, value: Value) -> Tensor:
         """A value, in the shape that kernels see: a map is channels-last."""

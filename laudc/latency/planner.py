@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from itertools import product
 
 from laudc import pipeline
+from laudc.defaults import AUTO
 from laudc.errors import InputError, PlanError
 from laudc.latency import _kept
 from laudc.latency._frame import Frame, frame_of, weightless
@@ -24,7 +25,7 @@ from laudc.latency.remembered import remembered
 from laudc.paradigms import PARADIGMS
 from laudc.passes.bind_kernels import BindKernels
 from laudc.passes.insert_maskers import InsertMaskers
-from laudc.plan import AUTO, Basis, Decision, Plan, check_rate, parse_paradigms
+from laudc.plan import Basis, Decision, Plan, check_rate, parse_paradigms
 from laudc.program import Block, Program, Refusal, input_type, program_for
 from laudc.static_network import static_program
 from laudc.structure import structure_digest
