@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -117,7 +117,7 @@ def _rungs(model: DynamicModel | CompiledModel, rates: Sequence[float], batch: i
 def _masks(program: Program, plan: Plan | None, rate: float) -> dict[str, Tensor]:
     if plan is None:
         return {}
-    shapes = mask_shapes(program, replace(plan, keep_first=False))
+    shapes = mask_shapes(program, plan)
     return stratified_masks(shapes, batch=input_type(program).shape[0], rate=rate, seed=7)
 
 
