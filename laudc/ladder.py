@@ -156,7 +156,7 @@ def _kernels(model: CompiledModel, image: Tensor, masks: Mapping[str, Tensor], r
     bar = _HALF_BAR if model.dtype == "float16" else _KERNEL_BAR
 
     def compare(step: Step, operands: tuple[Tensor, ...], results: tuple[Tensor, ...]) -> None:
-        error = _kernel_error(step, operands, results, half=model.dtype == "float16")
+        error = _kernel_error(step, operands, results, masks, half=model.dtype == "float16")
         where = f"{step.kernel.symbol} for %{step.name} ({step.block or 'outside the blocks'}) at rate {rate:g}"
         rung = Rung(name="kernel", where=where, error=error, bar=bar)
         held = worst.get(step.op.spec.name)
@@ -167,13 +167,15 @@ def _kernels(model: CompiledModel, image: Tensor, masks: Mapping[str, Tensor], r
     yield from worst.values()
 
 
-def _kernel_error(step: Step, operands: tuple[Tensor, ...], results: tuple[Tensor, ...], *, half: bool) -> float:
+def _kernel_error(
+    step: Step, operands: tuple[Tensor, ...], results: tuple[Tensor, ...], masks: Mapping[str, Tensor], *, half: bool
+) -> float:
     reference = _reference(step.op, half=half)
     made = reference(*(value.float() if value.is_floating_point() else value for value in operands))
     expected = made if isinstance(made, tuple) else (made,)
     if isinstance(step.op, Masker):
         mask, logits = results
-        if not torch.equal(mask, (logits >= 0).float()):
+        if not torch.equal(mask, masks.get(step.masker, (logits >= 0).float())):
             return float("inf")
         expected, results = (expected[1],), (logits,)  # its decisions may differ by rounding; the logits may not
     return max(_defined_error(step.op, found, want, operands) for found, want in zip(results, expected, strict=True))

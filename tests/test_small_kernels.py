@@ -19,8 +19,10 @@ import torch
 from torch import Tensor
 
 from laudc.kernels.cpu_features import detect_cpu
+from laudc.kernels.run import NOT_GIVEN
 from laudc.kernels.toolchain import compile_cubin
 from laudc.ops import OPS
+from laudc.ops._masker import Masker
 from laudc.ops.base import Op
 from laudc.schedules import SCHEDULES, Choice, Schedule, Work
 from laudc.targets import TARGETS, Target
@@ -102,7 +104,8 @@ class Prepared:
         spaces = [guarded(type_, device) for type_ in self.schedule.workspace(work, self.choice)]
         results = [guarded(type_, device) for type_ in work.results]
         inputs = [stored(operand).to(device) for operand in operands]
-        kernel(*inputs, *packed, *(view for view, _ in (*spaces, *results)))
+        given = [torch.full(work.results[0].shape, NOT_GIVEN, device=device)] if isinstance(self.op, Masker) else []
+        kernel(*inputs, *given, *packed, *(view for view, _ in (*spaces, *results)))
         for view, tail in (*spaces, *results):
             assert same(tail, torch.full_like(tail, POISON[tail.dtype])), f"{self.op.spec} wrote past {view.shape}"
         with torch.no_grad():
