@@ -43,8 +43,8 @@ def given_to(kernel: Kernel, work: Work) -> Memory:
 
 
 def decisions_of(kernel: Kernel, work: Work, given: Memory) -> Decisions:
-    """The last two arguments, which are written."""
-    mask, logits = (kernel.operand(name, type_) for name, type_ in zip(("mask", "logits"), work.results, strict=True))
+    """The next two arguments, which are written."""
+    mask, logits = (kernel.operand(name, type_) for name, type_ in zip(("mask", "logits"), work.results, strict=False))
     return Decisions(given=given, mask=mask, logits=logits)
 
 

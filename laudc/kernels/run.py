@@ -27,7 +27,13 @@ from laudc.kernels.replay import Replay
 
 Function = Callable[..., object]
 
-_TORCH = {"float32": torch.float32, "float16": torch.float16, "int32": torch.int32, "uint8": torch.uint8}
+_TORCH = {
+    "float32": torch.float32,
+    "float16": torch.float16,
+    "int32": torch.int32,
+    "int64": torch.int64,
+    "uint8": torch.uint8,
+}
 _LOADING = threading.Lock()
 NOT_GIVEN = -1.0
 """Where a masker finds this in place of a decision, it decides itself."""
@@ -104,11 +110,12 @@ class Runner:
         with self._lock, self._in_turn():
             self._take(x, masks)
             for step, call in self._each():
-                in_place = len(step.operands) < len(step.op.spec.operands)
-                read = (*step.operands, *step.results) if in_place else step.operands
+                spec, passed = step.op.spec, iter(step.operands)
+                updated = {name: step.results[index] for name, index in spec.in_place.items()}
+                read = (updated[name] if name in updated else next(passed) for name in spec.operands)
                 operands = tuple(self.value(value) for value in read)
-                if not in_place:
-                    for value in step.results:
+                for index, value in enumerate(step.results):
+                    if index not in spec.in_place.values():
                         self._bytes(value).fill_(_POISON_BYTE)
                 call()
                 watch(step, operands, tuple(self.value(value) for value in step.results))
