@@ -1,19 +1,25 @@
-"""The row list and the channel list, in ascending order on every machine (the formats are in laudc/ops/_lists.py).
+"""Row lists and the channel list, in ascending order on every machine (the formats are in laudc/ops/_lists.py).
 
 cpu     a sample at a time: count, then write where it begins
 cuda    a block a sample: thread t takes the t-th run of neighbours, and a scan over the threads' counts says
-        where each begins to write. For the row list one launch more, ahead, counts every sample (if several)
+        where each begins to write. For row lists one launch more, ahead, counts every sample (if several)
+
+A row list is of the pixels of a map, or straight of decisions; the two lists of `patch_rows` are made at once.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from laudc.ops.channel_list import ChannelListSpec
+from laudc.ops.patch_rows import PatchRowsSpec
 from laudc.ops.row_list import RowListSpec
 from laudc.schedules._demand import Active, Demand
 from laudc.schedules._kernel import Kernel, Memory
+from laudc.schedules._pixels import On, looks, map_on, needed_on, patches_on
 from laudc.schedules._small_demand import swept
 from laudc.schedules._spread import share_out
 from laudc.schedules.base import Choice, Lowered, Schedule, Work
@@ -26,7 +32,7 @@ _MOST_THREADS = 512
 
 
 class ListsSchedule(Schedule):
-    ops = frozenset({"row_list", "channel_list"})
+    ops = frozenset({"row_list", "patch_rows", "channel_list"})
     kind = "any"
 
     def refuse(self, work: Work, target: Target) -> str | None:
@@ -34,85 +40,142 @@ class ListsSchedule(Schedule):
         return None if work.dtype == wanted else f"it lists {wanted} decisions, not {work.dtype}"
 
     def choices(self, work: Work, target: Target) -> tuple[Choice, ...]:
-        return (share_out(target, work.operands[0].numel),)
+        return (share_out(target, work.operands[0].shape[0] * sum(_units(work))),)
 
     def demand(self, work: Work, target: Target, choice: Choice, active: Active) -> tuple[Demand, ...]:
-        x = work.operands[0]
-        batch, rows = x.shape[0], isinstance(work.spec, RowListSpec)
+        x, units, costs = work.operands[0], _units(work), _costs(work)
+        batch = x.shape[0]
         if target.kind == "cpu":
-            return (swept(work, target, choice, active, outer=batch, turns=x.numel, steps=2),)
-        threads, run = _split(math.prod(x.shape[1:]))
+            steps = 2 * sum(n * cost for n, cost in zip(units, costs, strict=True)) / sum(units)
+            return (swept(work, target, choice, active, outer=batch, turns=batch * sum(units), steps=steps),)
+        threads, runs = _split(units)
+        each = sum(run * cost for run, cost in zip(runs, costs, strict=True)) / len(runs)
         scan = Demand(
-            tasks=batch, steps=threads * 2 * (run + threads.bit_length()), threads=threads, read_bytes=x.nbytes
+            tasks=batch * len(units),
+            steps=threads * 2 * (each + threads.bit_length()),
+            threads=threads,
+            read_bytes=x.nbytes,
         )
-        made = replace(scan, written_bytes=work.results[0].nbytes)
-        return (scan, made) if rows and batch > 1 else (made,)
+        made = replace(scan, written_bytes=sum(result.nbytes for result in work.results))
+        return (made,) if isinstance(work.spec, ChannelListSpec) or batch == 1 else (scan, made)
 
     def build(self, work: Work, target: Target, choice: Choice) -> Lowered:
-        units = math.prod(work.operands[0].shape[1:])
-        lists_rows = isinstance(work.spec, RowListSpec)
+        units = _units(work)
         with Kernel(target) as kernel:
             x = kernel.operand("x", work.operands[0])
-            if lists_rows:
-                counts = kernel.argument("counts", (kernel.batch,), "int32")
-                made = kernel.argument("made", (kernel.batch + 1 + kernel.batch * units,), "int32")
-                make_rows = _rows_on_gpu if kernel.on_gpu else _rows_on_cpu
-                make_rows(kernel, kernel.flat(x, kernel.batch, units), counts, made, units, bool(choice["parallel"]))
-            else:
+            if isinstance(work.spec, ChannelListSpec):
                 made = kernel.operand("made", work.results[0])
                 make_channels = _channels_on_gpu if kernel.on_gpu else _channels_on_cpu
-                make_channels(kernel, x, kernel.flat(made, kernel.batch * (1 + units)), units)
+                make_channels(kernel, map_on(x), kernel.flat(made, kernel.batch * (1 + units[0])), units[0])
+            else:
+                counts = kernel.argument("counts", (kernel.batch, len(units)), "int32")
+                made_of = [kernel.argument("made", (kernel.batch + 1 + kernel.batch * n,), "int32") for n in units]
+                parts = zip(_predicates(kernel, work, x), units, made_of, strict=True)
+                lists = [_Rows(on=on, units=n, made=made) for on, n, made in parts]
+                if kernel.on_gpu:
+                    _rows_on_gpu(kernel, lists, counts)
+                else:
+                    _rows_on_cpu(kernel, lists, counts, bool(choice["parallel"]))
         return kernel.lowered()
 
     def workspace(self, work: Work, choice: Choice) -> tuple[TensorType, ...]:
-        """How many rows each sample has."""
-        counts = TensorType(shape=work.operands[0].shape[:1], dtype="int32")
-        return (counts,) if isinstance(work.spec, RowListSpec) else ()
+        """How many rows each sample has, in every row list."""
+        counts = TensorType(shape=(work.operands[0].shape[0], len(work.results)), dtype="int32")
+        return () if isinstance(work.spec, ChannelListSpec) else (counts,)
 
 
-def _rows_on_cpu(kernel: Kernel, on: Memory, counts: Memory, made: Memory, units: int, parallel: bool) -> None:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Rows:
+    """One row list: which of a sample's units are on, how many they are, and what is written."""
+
+    on: On
+    units: int
+    made: Memory
+
+
+def _units(work: Work) -> list[int]:
+    """Of each list, what it chooses from in a sample."""
+    if isinstance(work.spec, PatchRowsSpec):
+        sizes = [work.spec.pixels, *([work.spec.region] if work.spec.region else [])]
+        return [math.prod(spec.map_size) for spec in sizes]
+    return [math.prod(work.operands[0].shape[1:])]
+
+
+def _costs(work: Work) -> list[float]:
+    """Of each list, the instructions to tell whether a unit is on, next to those of reading a map."""
+    spec = work.spec
+    if not isinstance(spec, PatchRowsSpec):
+        return [1.0]
+    regions = [None, *([spec.region] if spec.region else [])]
+    return [2.0 + 2.0 * looks(spec.pixels, region) for region in regions]
+
+
+def _predicates(kernel: Kernel, work: Work, x: Memory) -> list[On]:
+    spec = work.spec
+    if not isinstance(spec, PatchRowsSpec):
+        return [map_on(kernel.flat(x, kernel.batch, math.prod(work.operands[0].shape[1:])))]
+    needed = [needed_on(x, spec.pixels, spec.region)] if spec.region else []
+    return [patches_on(x, spec.pixels), *needed]
+
+
+def _rows_on_cpu(kernel: Kernel, lists: list[_Rows], counts: Memory, parallel: bool) -> None:
     loop = kernel.parallel if parallel else kernel.serial
-    with loop("sample", kernel.batch) as b:
-        found = _counter(kernel, "found")
-        with kernel.serial("unit", units) as unit:
-            found[0] = found[0] + _is_on(on, b, unit)
-        counts[b] = found[0]
-    made[0] = _zero()
-    with kernel.serial("sample", kernel.batch) as b:
-        made[b + 1] = made[b] + counts[b]
-    with loop("sample", kernel.batch) as b:
-        _write_run(kernel, on, b, 0, units, units, made, kernel.batch + 1 + made[b], first=b * units)
+    for index, rows in enumerate(lists):
+        made, units = rows.made, rows.units
+        with loop("sample", kernel.batch) as b:
+            counts[b, index] = _count_run(kernel, rows.on, b, 0, units, units)
+        made[0] = _zero()
+        with kernel.serial("sample", kernel.batch) as b:
+            made[b + 1] = made[b] + counts[b, index]
+        with loop("sample", kernel.batch) as b:
+            _write_run(kernel, rows.on, b, 0, units, units, made, kernel.batch + 1 + made[b], first=b * units)
 
 
-def _channels_on_cpu(kernel: Kernel, on: Memory, made: Memory, units: int) -> None:
+def _channels_on_cpu(kernel: Kernel, on: On, made: Memory, units: int) -> None:
     with kernel.serial("sample", kernel.batch) as b:
         begin = b * (1 + units) + 1
         made[begin - 1] = _write_run(kernel, on, b, 0, units, units, made, begin, first=0)
 
 
-def _rows_on_gpu(kernel: Kernel, on: Memory, counts: Memory, made: Memory, units: int, parallel: bool) -> None:
-    threads, run = _split(units)
+def _rows_on_gpu(kernel: Kernel, lists: list[_Rows], counts: Memory) -> None:
+    threads, runs = _split([rows.units for rows in lists])
+
+    def counted(b: Any, which: Any, t: Any) -> Any:
+        """Of a thread's own run."""
+        mine = _counter(kernel, "own_run")
+        for index, (rows, run) in enumerate(zip(lists, runs, strict=True)):
+            with kernel.when(which == index):
+                mine[0] = _count_run(kernel, rows.on, b, t * run, run, rows.units)
+        return mine[0]
+
     with (
         kernel.when(kernel.batch > 1),
         kernel.thread("blockIdx.x", kernel.batch) as b,
+        kernel.thread("blockIdx.y", len(lists)) as which,
         kernel.thread("threadIdx.x", threads) as t,
     ):
-        _, total = _scan(kernel, _count_run(kernel, on, b, t * run, run, units), t, threads)
+        _, total = _scan(kernel, counted(b, which, t), t, threads)
         with kernel.when(t == 0):
-            counts[b] = total
-    with kernel.thread("blockIdx.x", kernel.batch) as b, kernel.thread("threadIdx.x", threads) as t:
-        begin = _counted_before(kernel, counts, b, t, threads)
-        behind, total = _scan(kernel, _count_run(kernel, on, b, t * run, run, units), t, threads)
-        with kernel.when(t == 0):
-            made[b] = begin
-        with kernel.when(t == 0, b == kernel.batch - 1):
-            made[b + 1] = begin + total
+            counts[b, which] = total
+    with (
+        kernel.thread("blockIdx.x", kernel.batch) as b,
+        kernel.thread("blockIdx.y", len(lists)) as which,
+        kernel.thread("threadIdx.x", threads) as t,
+    ):
+        begin = _counted_before(kernel, lambda sample: counts[sample, which], b, t, threads)
+        behind, total = _scan(kernel, counted(b, which, t), t, threads)
         start = kernel.batch + 1 + begin + behind
-        _write_run(kernel, on, b, t * run, run, units, made, start, first=b * units)
+        for index, (rows, run) in enumerate(zip(lists, runs, strict=True)):
+            with kernel.when(which == index):
+                with kernel.when(t == 0):
+                    rows.made[b] = begin
+                with kernel.when(t == 0, b == kernel.batch - 1):
+                    rows.made[b + 1] = begin + total
+                _write_run(kernel, rows.on, b, t * run, run, rows.units, rows.made, start, first=b * rows.units)
 
 
-def _channels_on_gpu(kernel: Kernel, on: Memory, made: Memory, units: int) -> None:
-    threads, run = _split(units)
+def _channels_on_gpu(kernel: Kernel, on: On, made: Memory, units: int) -> None:
+    threads, (run,) = _split([units])
     with kernel.thread("blockIdx.x", kernel.batch) as b, kernel.thread("threadIdx.x", threads) as t:
         behind, total = _scan(kernel, _count_run(kernel, on, b, t * run, run, units), t, threads)
         with kernel.when(t == 0):
@@ -120,7 +183,7 @@ def _channels_on_gpu(kernel: Kernel, on: Memory, made: Memory, units: int) -> No
         _write_run(kernel, on, b, t * run, run, units, made, b * (1 + units) + 1 + behind, first=0)
 
 
-def _counted_before(kernel: Kernel, counts: Memory, b: Any, t: Any, threads: int) -> Any:
+def _counted_before(kernel: Kernel, count: Callable[[Any], Any], b: Any, t: Any, threads: int) -> Any:
     """The sum of the counts of the samples before b, which the threads share out."""
     begin = _counter(kernel, "begin")
     with kernel.when(b > 0):
@@ -129,33 +192,37 @@ def _counted_before(kernel: Kernel, counts: Memory, b: Any, t: Any, threads: int
             kernel.serial("step", (b + threads - 1) // threads) as step,
             kernel.when(step * threads + t < b),
         ):
-            mine[0] = mine[0] + counts[step * threads + t]
+            mine[0] = mine[0] + count(step * threads + t)
         _, begin[0] = _scan(kernel, mine[0], t, threads)
     return begin[0]
 
 
-def _split(units: int) -> tuple[int, int]:
-    """Threads of a block, a power of two, and how many neighbours each of them takes."""
-    threads = min(_MOST_THREADS, max(32, 1 << (units - 1).bit_length()))
-    return threads, -(-units // threads)
+def _split(units: list[int]) -> tuple[int, list[int]]:
+    """Threads of a block, a power of two, and for each list how many neighbours each of them takes."""
+    threads = min(_MOST_THREADS, max(32, 1 << (max(units) - 1).bit_length()))
+    return threads, [-(-n // threads) for n in units]
 
 
-def _count_run(kernel: Kernel, on: Memory, b: Any, start: Any, run: int, units: int) -> Any:
+def _count_run(kernel: Kernel, on: On, b: Any, start: Any, run: int, units: int) -> Any:
     """How many of the units start .. start + run are on."""
     mine = _counter(kernel, "mine")
     with kernel.serial("unit", run) as step, kernel.when(start + step < units):
-        mine[0] = mine[0] + _is_on(on, b, start + step)
+        mine[0] = mine[0] + on(b, start + step)
     return mine[0]
 
 
 def _write_run(
-    kernel: Kernel, on: Memory, b: Any, start: Any, run: int, units: int, made: Memory, place: Any, *, first: Any
+    kernel: Kernel, on: On, b: Any, start: Any, run: int, units: int, made: Memory, place: Any, *, first: Any
 ) -> Any:
     """Write `first` + the number of each unit of the run that is on, from `place` on; comes back: how many."""
     from tvm import tirx
 
     written = _counter(kernel, "written")
-    with kernel.serial("unit", run) as step, kernel.when(start + step < units, _is_on(on, b, start + step) > 0):
+    with (
+        kernel.serial("unit", run) as step,
+        kernel.when(start + step < units),
+        kernel.when(on(b, start + step) > 0),
+    ):
         made[place + written[0]] = tirx.const(0, "int32") + first + start + step
         written[0] = written[0] + 1
     return written[0]
@@ -180,12 +247,6 @@ def _scan(kernel: Kernel, mine: Any, t: Any, threads: int) -> tuple[Any, Any]:
     result[0] = sums[source + t] - own[0]
     result[1] = sums[source + threads - 1]
     return result[0], result[1]
-
-
-def _is_on(on: Memory, b: Any, unit: Any) -> Any:
-    from tvm import tirx
-
-    return tirx.Select(on[b, unit] != tirx.const(0, on.buffer.dtype), tirx.const(1, "int32"), _zero())
 
 
 def _counter(kernel: Kernel, name: str) -> Memory:

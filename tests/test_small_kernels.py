@@ -119,8 +119,9 @@ class Prepared:
             wanted = self.op(*(x.float() if x.dtype == torch.float16 else x for x in operands))
         wanted = wanted if isinstance(wanted, tuple) else (wanted,)
         made = tuple(view.cpu() for view, _ in results)
-        if self.op.spec.name.endswith("_list"):
-            compare_lists(self.op.spec.name, made[0], wanted[0], types[0].shape[0])
+        if self.op.spec.name in ("row_list", "patch_rows", "channel_list"):
+            for mine, reference in zip(made, wanted, strict=True):
+                compare_lists(self.op.spec.name, mine, reference, types[0].shape[0])
         elif isinstance(self.op, Masker):
             compare_decisions(made[:2], wanted[:2])
             if len(wanted) == 3:
@@ -173,7 +174,7 @@ def compare_decisions(made: tuple[Tensor, ...], wanted: tuple[Tensor, ...]) -> N
 
 def compare_lists(name: str, made: Tensor, wanted: Tensor, batch: int) -> None:
     """Equal as far as the counts say."""
-    if name == "row_list":
+    if name != "channel_list":
         end = batch + 1 + int(wanted[batch])
         assert made[:end].tolist() == wanted[:end].tolist()
         return

@@ -135,6 +135,14 @@ def _cases() -> Iterator[Case]:
                 operands=lambda d, size=size, big=big, channels=channels: (d.data(channels, *big), d.rows(*size)),
             )
         need = {"kernel": (1, 1)} | reach
+        for granularity, grid in ((4, (4, 3)), (0, (1, 1)), (1, (13, 9))):
+            size = (13, 9)
+            yield Case(
+                op="patch_rows",
+                fields=need | {"granularity": granularity, "map_size": size, "needed_size": _input_size(size, reach)},
+                operands=lambda d, grid=grid: (d.decisions(*grid),),
+                halves=False,
+            )
         for size in ((13, 9), (56, 56)):
             yield Case(
                 op="needed_region",
@@ -168,6 +176,20 @@ def _cases() -> Iterator[Case]:
         )
     for size in ((13, 9), (56, 56), (1, 1)):
         yield Case(op="row_list", fields={}, operands=lambda d, size=size: (d.pixels(*size),), halves=False)
+    for granularity, size, grid in ((8, (56, 56), (7, 7)), (4, (13, 9), (4, 3)), (1, (1, 1), (1, 1))):
+        yield Case(
+            op="patch_rows",
+            fields={"granularity": granularity, "map_size": size},
+            operands=lambda d, grid=grid: (d.decisions(*grid),),
+            halves=False,
+        )
+    strided = {"kernel": (1, 1), "stride": (2, 2), "needed_size": (56, 56)}
+    yield Case(
+        op="patch_rows",
+        fields=strided | {"granularity": 4, "map_size": (28, 28)},
+        operands=lambda d: (d.decisions(7, 7),),
+        halves=False,
+    )
     for decisions in (1, 7, 64, 700):
         yield Case(op="channel_list", fields={}, operands=lambda d, n=decisions: (d.decisions(n),), halves=False)
     for granularity, stride in ((4, 1), (2, 2), (0, 1), (100, 1)):
