@@ -174,7 +174,7 @@ def _kernel_error(
     made = reference(*(value.float() if value.is_floating_point() else value for value in operands))
     expected = made if isinstance(made, tuple) else (made,)
     if isinstance(step.op, Masker):
-        mask, logits = results
+        mask, logits, *_ = results
         if not torch.equal(mask, masks.get(step.masker, (logits >= 0).float())):
             return float("inf")
         expected, results = (expected[1],), (logits,)  # its decisions may differ by rounding; the logits may not
@@ -192,7 +192,7 @@ def _reference(op: Op, *, half: bool) -> Op:
 
 def _defined_error(op: Op, found: Tensor, expected: Tensor, operands: tuple[Tensor, ...]) -> float:
     """Compares what the operation defines: NaN in the reference marks what nobody may read."""
-    if op.spec.name == "row_list":
+    if op.spec.name in ("row_list", "patch_rows"):
         batch = operands[0].shape[0]
         used = batch + 1 + int(expected[batch])
         return 0.0 if torch.equal(found[:used], expected[:used]) else float("inf")

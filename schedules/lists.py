@@ -96,8 +96,7 @@ class _Rows:
 def _units(work: Work) -> list[int]:
     """Of each list, what it chooses from in a sample."""
     if isinstance(work.spec, PatchRowsSpec):
-        sizes = [work.spec.pixels, *([work.spec.region] if work.spec.region else [])]
-        return [math.prod(spec.map_size) for spec in sizes]
+        return [math.prod(size) for size in (work.spec.map_size, work.spec.needed_size) if any(size)]
     return [math.prod(work.operands[0].shape[1:])]
 
 

@@ -8,6 +8,7 @@ across) of them. Of N units of which k are on, chosen alike, it is on with proba
 from __future__ import annotations
 
 import math
+import operator
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from laudc.ops._geometry import patch_size
 from laudc.ops._masker import Masker
 from laudc.ops.conv2d import Conv2d
 from laudc.ops.needed_region import NeededRegionSpec
+from laudc.ops.patch_rows import PatchRowsSpec
 from laudc.ops.pixel_mask import PixelMaskSpec
 from laudc.program import Program, type_of, types_of
 from laudc.schedules import Active
@@ -120,7 +122,7 @@ def lists_of(program: Program, node: fx.Node) -> Lists:
     if isinstance(op, Conv2d) and op.spec.samples:
         rows = (_whole(program, named["rows"], types_of(node)[0].shape[2:]),)
     elif "rows" in named:
-        rows = _pixels(program, named["rows"].all_input_nodes[0])
+        rows = _listed(program, named["rows"])
     batch = _batch(program)
     if "channels" not in named:
         return Lists(rows=rows, batch=batch)
@@ -138,19 +140,36 @@ def _batch(program: Program) -> int:
     return type_of(next(node for node in program.nodes if node.op == "placeholder")).shape[0]
 
 
+def _listed(program: Program, rows: fx.Node) -> tuple[Source, ...]:
+    """The pixels of a row list."""
+    index = rows.args[1] if rows.target is operator.getitem else 0
+    node = rows.all_input_nodes[0] if rows.target is operator.getitem else rows
+    spec, before = getattr(program.op(node), "spec", None), node.all_input_nodes[0]
+    if not isinstance(spec, PatchRowsSpec):
+        return _pixels(program, before)
+    own = _switched_on(program, spec.pixels, before)
+    return (_of_region(spec.region, own) if index and spec.region else own,)
+
+
 def _pixels(program: Program, node: fx.Node) -> tuple[Source, ...]:
     spec = getattr(program.op(node), "spec", None)
     before = node.all_input_nodes
     if isinstance(spec, NeededRegionSpec):
-        size = type_of(before[0]).shape[1:]
-        tables = [_needed(spec, axis, size[axis]) for axis in (0, 1)]
-        return tuple(
-            Source(key=s.key, down=tables[0] @ s.down, across=tables[1] @ s.across) for s in _pixels(program, before[0])
-        )
+        return tuple(_of_region(spec, source) for source in _pixels(program, before[0]))
     assert isinstance(spec, PixelMaskSpec), node
-    tables = [_patches(extent, patch_size(spec.granularity, extent)) for extent in spec.map_size]
-    own = Source(key=_masker(program, before[0]), down=tables[0], across=tables[1])
+    own = _switched_on(program, spec, before[0])
     return (own, *(_pixels(program, before[1]) if spec.within else ()))
+
+
+def _switched_on(program: Program, spec: PixelMaskSpec, mask: fx.Node) -> Source:
+    down, across = (_patches(extent, patch_size(spec.granularity, extent)) for extent in spec.map_size)
+    return Source(key=_masker(program, mask), down=down, across=across)
+
+
+def _of_region(spec: NeededRegionSpec, wanted: Source) -> Source:
+    """The inputs that a convolution reads for the wanted outputs."""
+    down, across = (_needed(spec, axis, len(table)) for axis, table in enumerate((wanted.down, wanted.across)))
+    return Source(key=wanted.key, down=down @ wanted.down, across=across @ wanted.across)
 
 
 def _masker(program: Program, mask: fx.Node) -> str:

@@ -6,7 +6,7 @@ float32 (B, GH, GW) -> int32[B + 1 + B*H*W], once or twice (the format is in `_l
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -47,6 +47,17 @@ class PatchRowsSpec(Spec):
             stride=self.stride,
             padding=self.padding,
             dilation=self.dilation,
+        )
+
+    def needing(self, region: NeededRegionSpec) -> PatchRowsSpec:
+        """With that second list."""
+        return replace(
+            self,
+            needed_size=region.map_size,
+            kernel=region.kernel,
+            stride=region.stride,
+            padding=region.padding,
+            dilation=region.dilation,
         )
 
     def results(self, operands: Operands) -> tuple[TensorType, ...]:

@@ -14,10 +14,11 @@ from laudc.latency._lists import Lists, binomial, lists_of
 from laudc.ops.conv2d import Conv2dSpec
 from laudc.ops.needed_region import NeededRegion, NeededRegionSpec
 from laudc.ops.patch_masker import PatchMaskerSpec
+from laudc.ops.patch_rows import PatchRowsSpec
 from laudc.ops.pixel_mask import PixelMask, PixelMaskSpec
 from laudc.ops.row_list import RowListSpec
 from laudc.pipeline import lowering, run
-from laudc.program import Program
+from laudc.program import Program, elements
 from laudc.testing import Sketch, converted, random_images, random_masks_like, tiny, tiny_converted
 
 Needed = dict[str, tuple[int, ...]]
@@ -28,19 +29,32 @@ DILATED: Needed = {"kernel": (3, 3), "padding": (2, 2, 2, 2), "dilation": (2, 2)
 LOPSIDED: Needed = {"kernel": (5, 3), "stride": (1, 2), "padding": (3, 1, 0, 2), "dilation": (1, 1)}
 
 
-def listed(size: tuple[int, int], side: int, batch: int, needed: Needed | None) -> Lists:
+def listed(size: tuple[int, int], side: int, batch: int, needed: Needed | None, *, fused: bool = False) -> Lists:
     """The lists of a 1x1 convolution that reads the rows of a masker's patches, or what a convolution needs of them."""
     sketch = Sketch()
     x = sketch.input(batch, 4, *size)
     conv = Conv2dSpec(in_channels=4, out_channels=4, **(needed or ONE))
     out, stride = conv.out_size(*size), conv.stride[0]
     mask = sketch.masker("m", x, PatchMaskerSpec(key="m", channels=4, granularity=side, stride=stride))
-    pixels = sketch.op("pixels", PixelMaskSpec(granularity=side, map_size=out), mask)
-    if needed:
-        pixels = sketch.op("needed", NeededRegionSpec(map_size=size, **needed), pixels)
-    rows = sketch.op("rows", RowListSpec(), pixels)
+    region = NeededRegionSpec(map_size=size, **needed) if needed else None
+    if fused:
+        spec = PatchRowsSpec(granularity=side, map_size=out)
+        rows = sketch.op("rows", spec.needing(region) if region else spec, mask)
+        rows = elements(rows, "on", "needed")[1] if region else rows
+    else:
+        pixels = sketch.op("pixels", PixelMaskSpec(granularity=side, map_size=out), mask)
+        rows = sketch.op("rows", RowListSpec(), sketch.op("needed", region, pixels) if region else pixels)
     read = sketch.op("conv", Conv2dSpec(in_channels=4, out_channels=4, rows=True), x, rows)
     return lists_of(sketch.returns(read), read)
+
+
+@pytest.mark.parametrize("needed", [None, THREE, STRIDED, DILATED, LOPSIDED])
+def test_lists_straight_from_decisions_come_from_the_same_patches(needed: Needed | None) -> None:
+    lists, fused = (listed((7, 8), 2, 2, needed, fused=fused) for fused in (False, True))
+    ((source,), (same,)) = lists.rows, fused.rows
+    assert source.key == same.key
+    assert (source.down == same.down).all()
+    assert (source.across == same.across).all()
 
 
 def every_mask(units: int) -> Tensor:
