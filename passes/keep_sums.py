@@ -45,7 +45,7 @@ class KeepSums(Pass):
             if can_read_sums(clone, node, self.target):
                 x = cast(fx.Node, node.args[0])
                 sums = _sums_of(clone, x, node, left, self.target)
-                left[node] = _Left(of=_written_by(clone, x), sums=_decide_on(clone, node, sums))
+                left[node] = _Left(of=written_by(clone, x), sums=_decide_on(clone, node, sums))
         return clone.finished() if left else program
 
 
@@ -64,11 +64,11 @@ def can_read_sums(program: Program, node: fx.Node, target: Target) -> bool:
     return has_kernel(ChannelSums(ChannelSumsSpec()), (type_of(node.args[0]),), target)
 
 
-def _written_by(program: Program, value: fx.Node) -> fx.Node:
+def written_by(program: Program, value: fx.Node) -> fx.Node:
     """The node that wrote what this value is, itself or a copy of it."""
     op = program.op(value)
     if value.target is operator.getitem or (isinstance(op, Activation) and op.spec.function == "none"):
-        return _written_by(program, value.all_input_nodes[0])
+        return written_by(program, value.all_input_nodes[0])
     return value
 
 
@@ -105,7 +105,7 @@ def _sums_before(program: Program, x: fx.Node, left: Mapping[fx.Node, _Left]) ->
     if conv.spec.residual != "in_place" or not conv.spec.samples:
         return None
     found = left.get(cast(fx.Node, x.args[1]).all_input_nodes[0])
-    return found.sums if found and found.of is _written_by(program, cast(fx.Node, x.args[-1])) else None
+    return found.sums if found and found.of is written_by(program, cast(fx.Node, x.args[-1])) else None
 
 
 def _type_of_sums(x: fx.Node) -> TensorType:

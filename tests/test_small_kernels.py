@@ -37,6 +37,7 @@ OURS = (
     "channel-maskers",
     "fold-columns",
     "global-pooling",
+    "kept-maskers",
     "lists",
     "maskers",
     "masks",
@@ -124,7 +125,9 @@ class Prepared:
                 compare_lists(self.op.spec.name, mine, reference, types[0].shape[0])
         elif isinstance(self.op, Masker):
             compare_decisions(made[:2], wanted[:2])
-            if len(wanted) == 3:
+            if self.op.spec.name == "kept_masker":
+                compare(made[2], wanted[2])
+            elif len(wanted) == 3:
                 kept = torch.where(made[0].view(-1, 1) != 0, torch.zeros_like(operands[0]), operands[0])
                 assert torch.equal(made[2], kept)
         elif wanted[0].dtype == torch.int64:

@@ -123,6 +123,8 @@ def lists_of(program: Program, node: fx.Node) -> Lists:
         rows = (_whole(program, named["rows"], types_of(node)[0].shape[2:]),)
     elif "rows" in named:
         rows = _listed(program, named["rows"])
+    elif "touched" in named:
+        rows = (_units(program, named["touched"]),)
     batch = _batch(program)
     if "channels" not in named:
         return Lists(rows=rows, batch=batch)
@@ -133,6 +135,12 @@ def lists_of(program: Program, node: fx.Node) -> Lists:
 def _whole(program: Program, mask: fx.Node, size: tuple[int, ...]) -> Source:
     """All pixels of a map of that size, by one decision."""
     down, across = (_patches(extent, extent) for extent in size)
+    return Source(key=_masker(program, mask), down=down, across=across)
+
+
+def _units(program: Program, mask: fx.Node) -> Source:
+    """The decisions themselves, as if each were one pixel."""
+    down, across = (_patches(extent, 1) for extent in type_of(mask).shape[1:])
     return Source(key=_masker(program, mask), down=down, across=across)
 
 

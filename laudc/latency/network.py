@@ -110,4 +110,4 @@ def network_model(lowered: Program) -> NetworkModel:
 def _lists(program: Program, node: fx.Node) -> Lists | None:
     op = program.op(node)
     assert op is not None
-    return lists_of(program, node) if {"rows", "channels"} & set(op.spec.operands) else None
+    return lists_of(program, node) if {"rows", "channels", "touched"} & set(op.spec.operands) else None

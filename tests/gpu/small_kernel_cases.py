@@ -200,6 +200,24 @@ def _cases() -> Iterator[Case]:
                 fields=fields | {"channels": channels},
                 operands=lambda d, channels=channels, size=size: (d.data(channels, *size),),
             )
+        for channels, size in ((5, (13, 9)), (96, (28, 28)), (1032, (6, 5))):
+            kept, grid = fields | {"channels": channels}, _grid(granularity * stride, size)
+            yield Case(
+                op="kept_masker",
+                fields=kept | {"first": True},
+                operands=lambda d, channels=channels, size=size: (d.data(channels, *size),),
+                everywhere=False,
+            )
+            yield Case(
+                op="kept_masker",
+                fields=kept,
+                operands=lambda d, channels=channels, size=size, grid=grid: (
+                    d.data(channels, *size),
+                    d.decisions(*grid),
+                    d.floats(grid[0] * grid[1], channels),
+                ),
+                everywhere=False,
+            )
         yield Case(op="patch_decision", fields=fields, operands=lambda d: (d.floats(1, 13, 9),), halves=False)
     for channels, size in ((5, (13, 9)), (64, (56, 56)), (72, (4, 4))):
         yield Case(
@@ -217,6 +235,12 @@ def _cases() -> Iterator[Case]:
     for channels, hidden, decisions in ((5, 3, 7), (96, 16, 24), (512, 40, 256)):
         fields = {"key": "m", "channels": channels, "hidden": hidden, "decisions": decisions}
         yield Case(op="channel_masker", fields=fields, operands=lambda d, c=channels: (d.data(c, 1, 1),))
+
+
+def _grid(side: int, size: tuple[int, int]) -> tuple[int, int]:
+    """How many patches of that side cover a map."""
+    down, across = (-(-extent // min(side or extent, extent)) for extent in size)
+    return (down, across)
 
 
 def _input_size(size: tuple[int, int], reach: dict[str, Any]) -> tuple[int, int]:

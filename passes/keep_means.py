@@ -1,0 +1,131 @@
+"""The patch masker looks only where the block before has changed the map: of the other patches it knows the means.
+
+    %m, %l = patch_masker(granularity=S)(%y)                %m, %l, %a = kept_masker(granularity=S, first)(%y)
+    %r = patch_rows(granularity=S)(%m)                      %r = patch_rows(granularity=S)(%m)
+    %z = conv2d(rows, residual=in_place)(%c, %r, %y)  ->    %z = conv2d(rows, residual=in_place)(%c, %r, %y)
+    %n, %k = patch_masker(granularity=S)(%z)                %n, %k, %b = kept_masker(granularity=S)(%z, %m, %a)
+    ...                                                     ...
+
+Legal only if (a) the map is the very one that the masker before has read, updated in place by one convolution, (b) at
+the rows that the decisions of that masker, and no others, switch on, and (c) both maskers look at the patches that
+those decisions switch on: patch size times stride, grid and map agree. Where the target has a kernel for that.
+"""
+
+from __future__ import annotations
+
+import operator
+from dataclasses import dataclass
+from typing import cast
+
+from torch import fx
+
+from laudc.ops._geometry import patch_size
+from laudc.ops.conv2d import Conv2d
+from laudc.ops.kept_masker import KeptMasker, KeptMaskerSpec
+from laudc.ops.patch_masker import PatchMasker
+from laudc.ops.patch_rows import PatchRows
+from laudc.ops.pixel_mask import PixelMask, PixelMaskSpec
+from laudc.ops.row_list import RowList
+from laudc.passes.base import Pass
+from laudc.passes.keep_sums import written_by
+from laudc.passes.whole_samples import has_kernel
+from laudc.program import Program, set_op, type_of, types_of
+from laudc.targets import TARGETS, Target
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeepMeans(Pass):
+    after = ("fuse_row_lists",)
+    optional = True
+
+    target: Target = TARGETS["cpu"]
+
+    def run(self, program: Program) -> Program:
+        clone, left = program.clone(), dict[fx.Node, fx.Node]()
+        for node in list(clone.nodes):
+            touched = touched_since(clone, node)
+            if touched is None or not _has_kernel(clone, node, self.target):
+                continue
+            before = touched.all_input_nodes[0]
+            if isinstance(clone.op(before), PatchMasker):
+                left[before] = _keep(clone, before)
+            if before in left:
+                left[node] = _keep(clone, node, touched, left.pop(before))
+        return clone.finished() if left else program
+
+
+def touched_since(program: Program, node: fx.Node) -> fx.Node | None:
+    """The decisions of the masker before a patch masker, where they alone say which of its patches have changed."""
+    op = program.op(node)
+    if not isinstance(op, PatchMasker):
+        return None
+    x = cast(fx.Node, node.args[0])
+    writer = written_by(program, x)
+    conv = program.op(writer)
+    if not isinstance(conv, Conv2d) or not conv.spec.rows or conv.spec.residual != "in_place":
+        return None
+    named = dict(zip(conv.spec.operands, cast("tuple[fx.Node, ...]", writer.args), strict=True))
+    switched = _switched_on(program, named["rows"])
+    if switched is None:
+        return None
+    touched, pixels = switched
+    before = touched.all_input_nodes[0]
+    masker = program.op(before)
+    if not isinstance(masker, PatchMasker | KeptMasker):
+        return None
+    same_map = written_by(program, before.all_input_nodes[0]) is written_by(program, named["residual"])
+    height, width = type_of(x).shape[2:]
+    patch = patch_size(pixels.granularity, height), patch_size(pixels.granularity, width)
+    alike = op.spec.patch(height, width) == masker.spec.patch(height, width) == patch
+    return touched if same_map and alike else None
+
+
+def _switched_on(program: Program, rows: fx.Node) -> tuple[fx.Node, PixelMaskSpec] | None:
+    """The decisions whose own pixels a row list names, and which those are."""
+    source = rows.all_input_nodes[0] if rows.target is operator.getitem else rows
+    made = program.op(source)
+    if isinstance(made, PatchRows):
+        own = source is rows or rows.args[1] == 0
+        return (source.all_input_nodes[0], made.spec.pixels) if own else None
+    if not isinstance(made, RowList):
+        return None
+    pixels = source.all_input_nodes[0]
+    mask = program.op(pixels)
+    if not isinstance(mask, PixelMask) or mask.spec.within:
+        return None
+    return pixels.all_input_nodes[0], mask.spec
+
+
+def _has_kernel(program: Program, node: fx.Node, target: Target) -> bool:
+    return has_kernel(_kept(program, node, first=True), (type_of(node.args[0]),), target)
+
+
+def _kept(program: Program, node: fx.Node, *, first: bool) -> KeptMasker:
+    """What does the same as the masker."""
+    masker = program.op(node)
+    assert isinstance(masker, PatchMasker)
+    spec = masker.spec
+    kept = KeptMasker(
+        KeptMaskerSpec(
+            key=spec.key, granularity=spec.granularity, stride=spec.stride, channels=spec.channels, first=first
+        )
+    )
+    for name in ("weight", "bias"):
+        kept.register_parameter(name, getattr(masker, name))
+    return kept
+
+
+def _keep(program: Program, node: fx.Node, *kept: fx.Node) -> fx.Node:
+    """Let the masker keep means, those that are `kept` with what has touched them or its own first ones; its means."""
+    x, masks = node.args
+    assert isinstance(x, fx.Node)
+    set_op(program, node, _kept(program, node, first=not kept), (x, *kept))
+    node.args = (x, *kept, masks)
+    graph = program.graph.graph
+    with graph.inserting_after(node):
+        means = graph.create_node("call_function", operator.getitem, (node, 2), name=f"{node.name}_means")
+    means.meta = {**node.meta, "types": types_of(node)[2:]}
+    return means
+
+
+PASS = KeepMeans
