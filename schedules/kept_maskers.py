@@ -20,12 +20,15 @@ from laudc.schedules._kernel import Kernel, Memory
 from laudc.schedules._reduce import TEAMS, over_team, zeros
 from laudc.schedules._spread import lanes
 from laudc.schedules.base import Choice, Lowered, Schedule, Work
+from laudc.types import DTYPE_BYTES
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from laudc.targets import Target
 
+_LEAST = 4096
+"""Numbers of a patch: fewer are read about as fast as their means."""
 _MOST_BYTES = 1 << 18
 """Of a patch: what one block reads nearly as fast as several would."""
 _AHEAD = 8
@@ -80,12 +83,12 @@ class KeptMaskersSchedule(Schedule):
     kind = "cuda"
 
     def refuse(self, work: Work, target: Target) -> str | None:
-        x, patch = work.operands[0], _Team.of(work, target).side
-        nbytes = math.prod(patch) * x.nbytes // math.prod(x.shape[2:]) // x.shape[0]
-        if patch == (1, 1):
-            return "of a single pixel there is nothing to keep"
+        numbers = math.prod(_Team.of(work, target).side) * work.operands[0].shape[1]
+        nbytes = numbers * DTYPE_BYTES[work.dtype]
+        if numbers < _LEAST:
+            return f"a patch of {numbers} numbers, fewer than {_LEAST}, is read about as fast as its means"
         if nbytes > _MOST_BYTES:
-            return f"one block would read a patch of {nbytes} bytes, more than {_MOST_BYTES}"
+            return f"a patch of {nbytes} bytes, more than {_MOST_BYTES}, is too much for one block"
         return refuse_type(work)
 
     def pack(self, work: Work, choice: Choice, weights: Mapping[str, Tensor]) -> tuple[Tensor, ...]:

@@ -1,7 +1,8 @@
-"""A network reduced to what its planning needs: no weights, and of alike blocks in a row only the first two.
+"""A network reduced to what its planning needs: no weights, and of alike blocks in a row only the first three.
 
-A block is lowered by what it is and by what it reads. So in a run of blocks that are equal, and each of which reads
-the one before, every block from the second on is compiled like the second.
+A block is lowered by what it is and by what it reads, and its masker also by how the one before came to its decisions.
+So in a run of blocks that are equal, and each of which reads the one before, every block from the third on is compiled
+like the third.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ def frame_of(program: Program) -> Frame:
     for block in program.blocks:
         follows = before is not None and block.entry == before.exit
         run = run + 1 if before is not None and follows and _alike(program, before, block) else 0
-        if run > 1:
+        if run > 2:
             stands_for[block.name] = kept[-1].name
             nodes[block.exit].replace_all_uses_with(nodes[kept[-1].exit])
         else:

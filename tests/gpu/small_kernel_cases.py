@@ -200,25 +200,31 @@ def _cases() -> Iterator[Case]:
                 fields=fields | {"channels": channels},
                 operands=lambda d, channels=channels, size=size: (d.data(channels, *size),),
             )
-        for channels, size in ((5, (13, 9)), (96, (28, 28)), (1032, (6, 5))):
-            kept, grid = fields | {"channels": channels}, _grid(granularity * stride, size)
-            yield Case(
-                op="kept_masker",
-                fields=kept | {"first": True},
-                operands=lambda d, channels=channels, size=size: (d.data(channels, *size),),
-                everywhere=False,
-            )
-            yield Case(
-                op="kept_masker",
-                fields=kept,
-                operands=lambda d, channels=channels, size=size, grid=grid: (
-                    d.data(channels, *size),
-                    d.decisions(*grid),
-                    d.floats(grid[0] * grid[1], channels),
-                ),
-                everywhere=False,
-            )
         yield Case(op="patch_decision", fields=fields, operands=lambda d: (d.floats(1, 13, 9),), halves=False)
+    for granularity, stride, channels, size in (
+        (4, 1, 260, (13, 9)),
+        (2, 2, 1030, (6, 5)),
+        (0, 1, 5, (56, 56)),
+        (100, 1, 260, (13, 9)),
+    ):
+        kept = {"key": "m", "granularity": granularity, "stride": stride, "channels": channels}
+        grid = _grid(granularity * stride, size)
+        yield Case(
+            op="kept_masker",
+            fields=kept,
+            operands=lambda d, channels=channels, size=size, grid=grid: (
+                d.data(channels, *size),
+                d.decisions(*grid),
+                d.floats(grid[0] * grid[1], channels),
+            ),
+            everywhere=False,
+        )
+        yield Case(
+            op="kept_masker",
+            fields=kept | {"first": True},
+            operands=lambda d, channels=channels, size=size: (d.data(channels, *size),),
+            everywhere=False,
+        )
     for channels, size in ((5, (13, 9)), (64, (56, 56)), (72, (4, 4))):
         yield Case(
             op="channel_sums",

@@ -66,7 +66,9 @@ def test_a_curve_never_falls(case: tuple[str, int, str]) -> None:
 def test_curves_and_the_rest_are_the_whole_network(case: tuple[str, int, str]) -> None:
     model, search = network(*case)
     made = found(*case)
-    everything = made.fixed_us + sum(curve.at(*tensors(1.0)).item() for curve in made.blocks.values())
+    everything = made.fixed_us + sum(
+        curve.at(*tensors(*(1.0 for _ in curve.maskers))).item() for curve in made.blocks.values()
+    )
     assert everything == pytest.approx(model.expected(search.calibration, 1.0).total_us, rel=1e-9)
 
 
