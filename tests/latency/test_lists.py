@@ -12,6 +12,7 @@ from torch import Tensor, fx
 
 from laudc.latency._lists import Lists, binomial, lists_of
 from laudc.ops.conv2d import Conv2dSpec
+from laudc.ops.kept_masker import KeptMaskerSpec
 from laudc.ops.needed_region import NeededRegion, NeededRegionSpec
 from laudc.ops.patch_masker import PatchMaskerSpec
 from laudc.ops.patch_rows import PatchRowsSpec
@@ -55,6 +56,19 @@ def test_lists_straight_from_decisions_come_from_the_same_patches(needed: Needed
     assert source.key == same.key
     assert (source.down == same.down).all()
     assert (source.across == same.across).all()
+
+
+def test_a_masker_that_keeps_means_reads_what_the_one_before_has_touched() -> None:
+    sketch = Sketch()
+    x = sketch.input(2, 4, 6, 7)
+    first, kept = (KeptMaskerSpec(key=name, channels=4, granularity=3, first=name == "one") for name in ("one", "two"))
+    touched, means = elements(sketch.op("one", first, x), "mask", "logits", "means")[::2]
+    masker = sketch.op("two", kept, x, touched, means)
+    lists = lists_of(sketch.returns(masker), masker)
+    masks = {"one": torch.tensor([[[1.0, 0, 0], [0, 1, 0]], [[0, 0, 0], [1, 1, 1]]])}
+    assert [active.rows for _, active in lists.given(masks)] == [5.0]
+    mean = sum(weight * (active.rows or 0) for weight, active in lists.expected({"one": 0.25, "two": 0.75}))
+    assert mean == pytest.approx(12 * 0.25)
 
 
 def every_mask(units: int) -> Tensor:
