@@ -131,6 +131,12 @@ def calibration_path(target: Target) -> Path:
     return folder / f"{target.kind}-{device_identity(target)[:16]}.json"
 
 
+def tuned_path(target: Target) -> Path:
+    """Where the tiles lie that were timed on a device, if any were."""
+    calibration = calibration_path(target)
+    return calibration.with_name(f"tiles-{calibration.name}")
+
+
 def device_identity(target: Target) -> str:
     """sha256 of what the device is. A CPU's clock is left out: what the system says of it wanders."""
     return replace(target, clock_mhz=1000).content_hash if target.kind == "cpu" else target.content_hash
