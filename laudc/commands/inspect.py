@@ -154,8 +154,15 @@ def _print_compiled(found: LaudFile) -> None:
         for step in found.manifest["passes"]
     ])  # fmt: skip
     on_gpu = found.manifest["target"]["kind"] == "cuda"
-    table(f"{len(calls)} kernels", ("kernel", "calls", "schedule", "tile", "registers" if on_gpu else "source bytes"), [
-        (symbol, calls[symbol], facts["schedule"], origin[symbol], _registers(facts) if on_gpu else sizes.get(symbol, 0))
+    columns = ("kernel", "calls", "schedule", "tile", "registers" if on_gpu else "source bytes")
+    table(f"{len(calls)} kernels", columns, [
+        (
+            symbol,
+            calls[symbol],
+            facts["schedule"],
+            origin[symbol],
+            _registers(facts) if on_gpu else sizes.get(symbol, 0),
+        )
         for symbol, facts in found.manifest["kernels"].items()
     ])  # fmt: skip
     click.echo("--kernel NAME prints the source of one, --json tells the tiles of all")
