@@ -28,7 +28,11 @@ if TYPE_CHECKING:
 @click.option("--dtype", help="float32 or float16.", show_default="the target's")
 @click.option("--paradigm", help="What a network that is named skips: spatial, layer, channel.", show_default="spatial")
 @click.option(
-    "--rates", type=_options.parse_rates, metavar="R,...", help="Of the random masks.", show_default=".25,.5,.75,1"
+    "--rates",
+    type=_options.parse_rates,
+    metavar="R,...",
+    help="Of the random masks.",
+    show_default="the plan's, .25,.5,.75,1",
 )
 @click.option("--minutes", type=click.FloatRange(min=0, min_open=True), help="Begin no kernel after so many.")
 @_options.as_json
@@ -74,7 +78,8 @@ def _tune(
         store = tuned_for(device)
         dynamic = _compiled(asked, device, kind, batch=batch, size=size, now=now)
         networks = (dynamic,) if dynamic.plan is None else (dynamic, in_laudc(dynamic))
-        outcome = tune(networks, store, rates=rates or RATES, minutes=minutes, say=now)
+        expected = () if dynamic.plan is None else (dynamic.plan.expected_rate,)
+        outcome = tune(networks, store, rates=rates or (*expected, *RATES), minutes=minutes, say=now)
     if as_json:
         print_json(_facts(model, dynamic, store, outcome))
     else:

@@ -1,7 +1,8 @@
 """The few numbers of the model that no data sheet holds: its defaults, or what `laudc calibrate` fitted.
 
 A calibration is a JSON file in the user's folder, one for each device: `$LAUDC_CALIBRATION`, or `calibration/` beside
-the kernel cache. The tiles that were timed on the device lie beside it (`laudc/latency/tuned.py`). It is used for a target of the same content only, and says for which state of the machine it holds.
+the kernel cache. It is used for a target of the same content only, and says for which state of the machine it holds.
+The tiles that `laudc tune` timed lie beside it, and `laudc/latency/tuned.py` reads them.
 """
 
 from __future__ import annotations
