@@ -31,7 +31,8 @@ def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def timed(monkeypatch: pytest.MonkeyPatch) -> None:
     """The second tile of each kernel is the fastest, without a clock; and no tile is built for it."""
-    monkeypatch.setattr(tuning, "times_us", lambda task, step, binaries: {0: 10.0, 1: 8.0})
+    monkeypatch.setattr(tuning, "right_calls", lambda task, step, binaries: {0: None, 1: None})
+    monkeypatch.setattr(tuning, "side_by_side_us", lambda calls, kind, rounds: {"0": 10.0, "1": 8.0})
     monkeypatch.setattr(tuning, "build_all", lambda kernels: {})
 
 
@@ -95,7 +96,7 @@ def test_a_network_by_name_and_a_short_time(cli: Cli, folder: Path, monkeypatch:
 
 @pytest.mark.usefixtures("timed")
 def test_of_a_default_that_is_not_right_it_tells(cli: Cli, converted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tuning, "times_us", lambda task, step, binaries: {})
+    monkeypatch.setattr(tuning, "right_calls", lambda task, step, binaries: {})
     assert "kernels keep their default: it does not agree with the reference" in cli("tune", str(converted)).out
 
 
