@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -114,7 +114,7 @@ def _rungs(model: DynamicModel | CompiledModel, rates: Sequence[float], batch: i
 def _masks(program: Program, plan: Plan | None, rate: float) -> dict[str, Tensor]:
     if plan is None:
         return {}
-    shapes = mask_shapes(program, replace(plan, keep_first=False))
+    shapes = mask_shapes(program, plan)
     return stratified_masks(shapes, batch=input_type(program).shape[0], rate=rate, seed=7)
 
 
@@ -153,7 +153,8 @@ def _kernels(model: CompiledModel, image: Tensor, masks: Mapping[str, Tensor], r
     bar = kernel_bar(model.dtype)
 
     def compare(step: Step, operands: tuple[Tensor, ...], results: tuple[Tensor, ...]) -> None:
-        error = kernel_error(step.op, operands, results, expected_results(step.op, operands, dtype=model.dtype))
+        expected, given = expected_results(step.op, operands, dtype=model.dtype), masks.get(step.masker)
+        error = kernel_error(step.op, operands, results, expected, given)
         where = f"{step.kernel.symbol} for %{step.name} ({step.block or 'outside the blocks'}) at rate {rate:g}"
         rung = Rung(name="kernel", where=where, error=error, bar=bar)
         held = worst.get(step.op.spec.name)

@@ -28,13 +28,20 @@ def expected_results(op: Op, operands: tuple[Tensor, ...], *, dtype: str) -> tup
 
 
 def kernel_error(
-    op: Op, operands: tuple[Tensor, ...], results: tuple[Tensor, ...], expected: tuple[Tensor, ...]
+    op: Op,
+    operands: tuple[Tensor, ...],
+    results: tuple[Tensor, ...],
+    expected: tuple[Tensor, ...],
+    given: Tensor | None = None,
 ) -> float:
     """The largest difference over the largest magnitude, of what the operation defines; infinite where it is wrong in
-    kind."""
+    kind.
+
+    given: the decisions that a masker was to make.
+    """
     if isinstance(op, Masker):
         mask, logits = results
-        if not torch.equal(mask, (logits >= 0).float()):
+        if not torch.equal(mask, (logits >= 0).float() if given is None else given):
             return math.inf
         expected, results = (expected[1],), (logits,)  # its decisions may differ by rounding; the logits may not
     return max(_defined_error(op, found, want, operands) for found, want in zip(results, expected, strict=True))

@@ -19,6 +19,7 @@ from laudc.kernels import cache
 from laudc.kernels.kernel import Tile, offers_key
 from laudc.latency.constants import device_identity, tuned_path
 from laudc.latency.kernel import Weighted
+from laudc.ops.conv2d import Conv2dSpec
 from laudc.schedules import Active, Choice, Work
 from laudc.targets import Target
 from laudc.whole_file import storage_error, write_text
@@ -128,7 +129,9 @@ def band_of(work: Work, batch: int, cases: Weighted) -> str:
     named, known = dict(zip(work.spec.operands, work.operands, strict=True)), tuple(cases)
     found = []
     if "rows" in named:
-        found.append(f"rows {_quarter(known, lambda on: on.rows, named['rows'].shape[0] - 1 - batch):g}")
+        spec, listed = work.spec, named["rows"].numel - 1 - batch
+        rows = math.prod(spec.out_map(work.operands)) if isinstance(spec, Conv2dSpec) else listed
+        found.append(f"rows {_quarter(known, lambda on: on.rows, rows):g}")
     if "channels" in named:
         found.append(f"channels {_quarter(known, lambda on: on.channels, named['channels'].shape[1] - 1):g}")
     return ", ".join(found) or "all"

@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 
 from laudc.compiled import CompiledModel
-from laudc.dynamic_model import mask_shapes
 from laudc.errors import BuildError, ToolchainError
 from laudc.kernels.build import Binary, build_all
 from laudc.kernels.executable import Step
@@ -188,14 +187,15 @@ class _Tuner:
 
 def _walk(model: CompiledModel, rate: float, visit: Visit) -> None:
     """A run on noise at that rate."""
-    device, plan = model.target.kind, model.plan
-    masks: Mapping[str, Tensor] = {}
-    if plan is not None:
-        shapes = mask_shapes(model.lowering.converted, replace(plan, keep_first=False))
-        masks = stratified_masks(shapes, batch=model.shape[0], rate=rate, seed=0)
+    device = model.target.kind
     x = torch.randn(model.shape, generator=torch.Generator().manual_seed(0))
+    masks = {key: mask.to(device) for key, mask in _masks(model, rate).items()}
     with torch.no_grad():
-        model.runner.walk(x.to(device), {key: mask.to(device) for key, mask in masks.items()}, visit)
+        model.runner.walk(x.to(device), masks, visit)
+
+
+def _masks(model: CompiledModel, rate: float) -> dict[str, Tensor]:
+    return stratified_masks(model.mask_shapes, batch=model.shape[0], rate=rate, seed=0)
 
 
 def right_calls(task: Task, step: Step, binaries: Mapping[str, Binary]) -> dict[int, Call]:
@@ -207,12 +207,13 @@ def right_calls(task: Task, step: Step, binaries: Mapping[str, Binary]) -> dict[
     functions = load_functions(needed, device=task.model.target.kind)
     calls: dict[int, Call] = {}
     expected: tuple[Tensor, ...] = ()
+    given = _masks(task.model, task.rate).get(step.masker) if step.masker else None
     for index, kernel in built.items():
         call = runner.instead(step, kernel, functions[kernel.key])
         with runner.restored():
             operands, results = runner.watched(step, call)
         expected = expected or expected_results(step.op, operands, dtype=dtype)
-        if kernel_error(step.op, operands, results, expected) <= kernel_bar(dtype):
+        if kernel_error(step.op, operands, results, expected, given) <= kernel_bar(dtype):
             calls[index] = call
     return calls
 

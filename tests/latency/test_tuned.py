@@ -183,6 +183,13 @@ def test_channels_have_bands_of_their_own() -> None:
     assert band_of(work(rows=False, channels_in=16), 2, ((1.0, Active(channels=3)),)) == "channels 0.75"
 
 
+def test_the_decisions_of_whole_samples_have_the_bands_of_their_rows() -> None:
+    spec = Conv2dSpec(in_channels=64, out_channels=64, rows=True, samples=True)
+    operands = (work().operands[0], TensorType(shape=(2, 1, 1), dtype="float32"))
+    whole = Work(spec=spec, operands=operands, results=spec.results(operands))
+    assert band_of(whole, 2, ((0.5, Active(rows=0)), (0.5, Active(rows=PIXELS)))) == "rows 0.25"
+
+
 def test_what_has_no_list_has_one_band() -> None:
     assert band_of(work(rows=False), 2, EVERYTHING) == "all"
 

@@ -203,7 +203,7 @@ def right(wrong: list[float], monkeypatch: pytest.MonkeyPatch, *, lacking: int =
     task = Task(model=cast(CompiledModel, model), step="act", kernel=kernel, band="all", tiles=tiles, rate=1.0)
     sketch = Sketch()
     node = sketch.op("act", RELU, sketch.input(*SHAPE))
-    step = SimpleNamespace(op=sketch.returns(node).op(node))
+    step = SimpleNamespace(op=sketch.returns(node).op(node), masker="")
     binaries: dict[str, Any] = {one.key: None for n, one in enumerate(task.kernels) if n != lacking}
     monkeypatch.setattr(tuning, "load_functions", lambda binaries, device: dict.fromkeys(binaries))
     return list(right_calls(task, cast(Step, step), binaries))
