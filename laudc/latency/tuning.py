@@ -189,13 +189,18 @@ def _walk(model: CompiledModel, rate: float, visit: Visit) -> None:
     """A run on noise at that rate."""
     device = model.target.kind
     x = torch.randn(model.shape, generator=torch.Generator().manual_seed(0))
-    masks = {key: mask.to(device) for key, mask in _masks(model, rate).items()}
+    masks = {key: mask.to(device) for key, mask in masks_at(model, rate).items()}
     with torch.no_grad():
         model.runner.walk(x.to(device), masks, visit)
 
 
-def _masks(model: CompiledModel, rate: float) -> dict[str, Tensor]:
-    return stratified_masks(model.mask_shapes, batch=model.shape[0], rate=rate, seed=0)
+def masks_at(model: CompiledModel, rate: float) -> dict[str, Tensor]:
+    """Of each masker by itself, so that every kernel has about that share to do, and none has nothing."""
+    batch, found = model.shape[0], dict[str, Tensor]()
+    for shape in model.mask_shapes:
+        least = 1 / (batch * math.prod(shape.units))
+        found |= stratified_masks([shape], batch=batch, rate=max(rate, least), seed=0)
+    return found
 
 
 def right_calls(task: Task, step: Step, binaries: Mapping[str, Binary]) -> dict[int, Call]:
@@ -207,7 +212,7 @@ def right_calls(task: Task, step: Step, binaries: Mapping[str, Binary]) -> dict[
     functions = load_functions(needed, device=task.model.target.kind)
     calls: dict[int, Call] = {}
     expected: tuple[Tensor, ...] = ()
-    given = _masks(task.model, task.rate).get(step.masker) if step.masker else None
+    given = masks_at(task.model, task.rate).get(step.masker) if step.masker else None
     for index, kernel in built.items():
         call = runner.instead(step, kernel, functions[kernel.key])
         with runner.restored():

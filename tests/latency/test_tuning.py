@@ -22,7 +22,7 @@ from laudc.kernels.kernel import Kernel, Tile
 from laudc.latency import tuning
 from laudc.latency.constants import tuned_path
 from laudc.latency.tuned import Tuned, tuned_for
-from laudc.latency.tuning import MARGIN, Task, fastest, right_calls, tasks_of, tune
+from laudc.latency.tuning import MARGIN, Task, fastest, masks_at, right_calls, tasks_of, tune
 from laudc.ops.activation import ActivationSpec
 from laudc.schedules import Work
 from laudc.static_network import in_laudc
@@ -42,7 +42,7 @@ def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def lowered(paradigm: str = "spatial") -> CompiledModel:
     """Not built."""
     dynamic = convert(
-        tiny(), torch.zeros(1, 3, 64, 64), paradigm=paradigm, granularity="2" if paradigm == "spatial" else "4"
+        tiny(), torch.zeros(1, 3, 64, 64), paradigm=paradigm, granularity={"spatial": "2", "channel": "4"}.get(paradigm)
     )
     lowering = lower(dynamic.program, H200, plan=dynamic.plan, shape=(2, 3, 64, 64), dtype="float16", without=())
     return CompiledModel(plan=dynamic.plan, target=H200, dtype="float16", without=(), lowering=lowering, binaries={})
@@ -96,6 +96,13 @@ def test_every_kernel_is_a_task_once_a_band() -> None:
 def test_channels_have_their_bands() -> None:
     tasks, _ = tasks_of([lowered("channel")], store(), (0.5, 1.0))
     assert {task.band for task in tasks} == {"all", "channels 0.5", "channels 1"}
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.1, 0.5, 1.0])
+@pytest.mark.parametrize("paradigm", ["spatial", "layer"])
+def test_every_masker_keeps_its_share_and_something(paradigm: str, rate: float) -> None:
+    for mask in masks_at(lowered(paradigm), rate).values():
+        assert int(mask.sum()) == max(1, round(rate * mask.numel()))
 
 
 def test_the_best_candidates_of_all_schedules_follow_the_default() -> None:
