@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import cache
 
-from laudc.errors import TargetError
+from laudc.errors import BuildError, TargetError
 from laudc.kernels import cache as disk
 from laudc.kernels.kernel import Kernel, Tile, choose, offers
 from laudc.latency._time import Time
@@ -69,6 +69,16 @@ def fastest_time(
     kernel = fastest_kernel(work, target, batch=batch, cases=cases, calibration=calibration)
     constants = calibration(kernel.target).constants
     return expected_time(kernel.schedule, work, kernel.choice, kernel.target, constants, cases)
+
+
+def has_kernel(spec: Spec, types: tuple[TensorType, ...], target: Target) -> bool:
+    """Whether a schedule takes an operation on operands of these types."""
+    work = Work(spec=spec, operands=types, results=spec.results(types))
+    try:
+        choose(work, target, batch=types[0].shape[0])
+    except BuildError:
+        return False
+    return True
 
 
 def best_choice(
