@@ -39,6 +39,16 @@ def step_us(compiled: CompiledModel, x: Tensor, masks: Mapping[str, Tensor], *, 
     return {name: statistics.median(times) for name, times in seen.items()}
 
 
+def block_us(compiled: CompiledModel, x: Tensor, masks: Mapping[str, Tensor], *, rounds: int) -> dict[str, float]:
+    """The same by block, in order; what belongs to none is left out."""
+    times = step_us(compiled, x, masks, rounds=rounds)
+    blocks: dict[str, float] = {}
+    for step in compiled.lowering.executable.steps:
+        if step.block:
+            blocks[step.block] = blocks.get(step.block, 0.0) + times[step.name]
+    return blocks
+
+
 def _on_gpu(compiled: CompiledModel, x: Tensor, masks: Mapping[str, Tensor]) -> dict[str, float]:
     found: dict[str, float] = {}
 
