@@ -65,8 +65,10 @@ def _figure(row: Json, benches: Sequence[Json], triton: Json | None) -> Figure:
     if row["over"] == "triton":
         if triton is None:
             return Figure(**known)
-        ratio = statistics.geometric_mean(_over_triton(triton))
-        return Figure(**known, name="laudc over Triton, all layers and rates", ratio=ratio, random="data and lists")
+        rates = [f"{row['rate']:g}"] if "rate" in row else list(triton["layers"][0]["rates"])
+        ratio = statistics.geometric_mean(_over_triton(triton, rates))
+        name = f"laudc over Triton, {len(triton['layers'])} layers at {', '.join(rates)}"
+        return Figure(**known, name=name, ratio=ratio, random="data and lists")
     found = []
     for bench in benches:
         limit = bench["fastest_third_party"] if row["over"] == "torch" else OURS
@@ -99,12 +101,12 @@ def _candidates(row: Json, bench: Json) -> Iterator[tuple[str, float]]:
             yield from ((name, one["median_ms"]) for one in network["dynamic"] if one["rate"] == row["rate"])
 
 
-def _over_triton(triton: Json) -> Iterator[float]:
+def _over_triton(triton: Json, rates: Sequence[str]) -> Iterator[float]:
     """laudc's time over Triton's, by layer and rate."""
     for layer in triton["layers"]:
-        for at in layer["rates"].values():
-            medians = {name: statistics.median(times) for name, times in at["samples_ms"].items()}
-            yield medians[OURS] / medians["Triton"]
+        for rate in rates:
+            samples = layer["rates"][rate]["samples_ms"]
+            yield statistics.median(samples[OURS]) / statistics.median(samples["Triton"])
 
 
 def rate_lines(bench: Json) -> dict[str, list[tuple[float, float]]]:

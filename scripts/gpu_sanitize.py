@@ -35,7 +35,7 @@ from laudc.kernels.executable import Step, Value
 from laudc.kernels.run import view_of
 from laudc.rates import stratified_masks
 
-TOOLS = {
+TOOLS = {  # with their options
     "memcheck": ("--padding", "256", "--report-api-errors", "no"),
     "initcheck": ("--report-api-errors", "no"),
     "racecheck": ("--racecheck-report", "analysis"),
@@ -45,6 +45,8 @@ UNMODELLED = ("conv-wgmma",)
 WILD = -77_777_777
 STEP, EQUAL = "STEP", "EQUAL"
 WHOLE = "usual-calls"
+USUAL = {"memcheck": 3}
+"""Usual calls before the values come apart: launched, captured, replayed. Elsewhere one is enough."""
 _PRINTED_S = 0.02
 """How long the sanitizer may take to tell of a call that is done."""
 _SUMMARY = re.compile(r"COMPUTE-SANITIZER|SUMMARY|Host Frame|Saved host|Target application|No attachable|Internal")
@@ -93,7 +95,7 @@ def run_apart(model: CompiledModel, x: Tensor, masks: Mapping[str, Tensor], befo
     return values.latest(executable.output)
 
 
-def child(name: str, target: str) -> None:
+def child(name: str, target: str, usual_calls: int) -> None:
     """What runs under the sanitizer; markers on stdout say which call what it prints belongs to."""
     from gpu_networks import Case
 
@@ -109,7 +111,7 @@ def child(name: str, target: str) -> None:
 
     with torch.inference_mode():
         told(WHOLE)
-        usual = [model(x, masks) for _ in range(3)]
+        usual = [model(x, masks) for _ in range(usual_calls)]
         apart = run_apart(model, x, masks, lambda step: told(f"{step.kernel.schedule} {step.kernel.symbol}"))
         told("comparing")
         same = [torch.equal(found.cpu(), apart.cpu()) for found in usual]
@@ -170,14 +172,22 @@ def main() -> None:
     parser.add_argument("--tools", default=",".join(TOOLS))
     parser.add_argument("--limit", type=int, default=300, help="seconds a tool may take")
     parser.add_argument("-o", "--output", type=Path, default=Path("gpu-sanitize.json"))
-    parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--child", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
-        child(options.network, options.target)
+        child(options.network, options.target, options.child)
         return
     results = []
     for tool in options.tools.split(","):
-        own = [sys.executable, __file__, options.network, "--target", options.target, "--child"]
+        own = [
+            sys.executable,
+            __file__,
+            options.network,
+            "--target",
+            options.target,
+            "--child",
+            str(USUAL.get(tool, 1)),
+        ]
         command = ["compute-sanitizer", "--tool", tool, *TOOLS[tool], "--print-limit", "2000", *own]
         start = time.perf_counter()
         said = subprocess.run(

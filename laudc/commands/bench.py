@@ -184,7 +184,7 @@ def _print(model: CompiledModel, result: Benchmark, blocks: bool) -> None:
     several = len(result.networks) > 1
     rows = [row(f"static, {name}", times, "", "", result.static_bytes[name]) for name, times in result.static.items()]
     for network in result.networks:
-        prefix = f"{network.name}, " if several else ""
+        prefix = f"{Path(network.name).stem}, " if several else ""
         rows += [
             row(
                 f"{prefix}rate {one.nominal:g}",
@@ -204,7 +204,7 @@ def _print(model: CompiledModel, result: Benchmark, blocks: bool) -> None:
     for name, why in result.notes.items():
         click.echo(f"static by {name} was not run: {why}")
     for network in result.networks:
-        prefix = f"{network.name}: " if several else ""
+        prefix = f"{Path(network.name).stem}: " if several else ""
         if blocks:
             _print_blocks(result, network)
         rate = result.break_even_rate(network)
