@@ -171,7 +171,7 @@ def table(raw: dict[str, object]) -> str:
     gpu = machine.get("gpu")
     where = gpu or "Two cores of a shared virtual machine"
     lines = [
-        f"# Predicted against measured latency on {f'one {gpu}, float16' if gpu else 'a CPU'}",
+        f"# Predicted against measured latency on {f'{gpu}, float16' if gpu else 'a CPU'}",
         "",
         "`laudc calibrate`, then `python scripts/latency_accuracy.py`. Random masks (stratified, a different one for",
         f"every sample), random images and weights; medians of {raw['rounds']} runs; the prediction is for the very",
