@@ -48,3 +48,11 @@ def test_a_cpu_has_no_gpu_memory_to_measure() -> None:
     calls: list[str] = []
     network, peak = measured_bytes(lambda: "a network", calls.append, device="cpu")
     assert (network, peak, calls) == ("a network", None, ["a network"])
+
+
+def test_max_autotune_gets_the_norms_folded_only() -> None:
+    x = torch.randn(1, 3, 32, 32)
+    program = convert(tiny().eval(), x, paradigm="layer").program
+    made = baselines(program, x, dtype=torch.float32, compiled=True)
+    assert [name for name in made if "max-autotune" in name] == ["torch.compile, max-autotune"]
+    assert "torch.compile" + NORMS_APART in made
