@@ -2,7 +2,7 @@
 
     python scripts/gpu_networks.py --build                 anywhere: build the kernels into the cache ($LAUDC_CACHE)
     python scripts/gpu_networks.py -o FOLDER               where the cache is: write a .laud file for each
-    python scripts/gpu_networks.py --only b128 ...         those whose name holds a word
+    python scripts/gpu_networks.py --batch 128 ...         those of one batch
 
 Where TVM's compiler is absent (only its runtime), the second finds its kernels in the cache of the first. A name says
 it all: resnet101-spatial-8-4-7-1-r0.5-b128 is ResNet-101 with patches of 8, 4, 7 and 1, tiles for rate .5, batch 128.
@@ -91,10 +91,12 @@ def main() -> None:
     parser.add_argument("names", nargs="*", help="by default those that are judged")
     parser.add_argument("--target", default="h200")
     parser.add_argument("--build", action="store_true", help="only build the kernels, the static networks' too")
-    parser.add_argument("--only", default="", help="a word of the name")
+    parser.add_argument("--batch", type=int, help="of those that are judged, only these")
     parser.add_argument("-o", "--output", type=Path, default=Path("."))
     options = parser.parse_args()
-    cases = [Case.named(name) for name in options.names] or [case for case in JUDGED if options.only in str(case)]
+    cases = [Case.named(name) for name in options.names] or [
+        case for case in JUDGED if options.batch in (None, case.batch)
+    ]
     statics = set()
     for case in cases:
         start = time.perf_counter()

@@ -275,6 +275,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.network.endswith(".laud"):
         model = read(Path(options.network)).model(trust=options.trust)
+        assert isinstance(model, CompiledModel), f"{options.network} is not compiled"
     else:
         from gpu_networks import Case
 

@@ -35,8 +35,7 @@ from laudc.kernels.run import load_functions
 from laudc.latency.search import calibrations, fastest_kernel
 from laudc.ops._lists import make_row_list
 from laudc.ops.conv2d import Conv2dSpec
-from laudc.schedules import SCHEDULES, Work
-from laudc.schedules.base import Active
+from laudc.schedules import SCHEDULES, Active, Work
 from laudc.targets import load_target
 from laudc.timing import interleaved_ms
 from laudc.types import TensorType
