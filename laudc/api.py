@@ -37,7 +37,7 @@ def transform(
     "spatial", "layer", "channel", or several joined by "+", or "auto"; by default "spatial", and "auto" where a target
     is named. granularity: see `laudc.plan`; by default planned by predicted latency, for this machine. rate: random
     masks at that rate stand in for the maskers (1.0: everything on); a target is planned for at that rate. keep_first:
-    random masks leave the first block of each stage on. target: the device to plan for, by name or path; blocks that
+    the first block of each stage stays static. target: the device to plan for, by name or path; blocks that
     are predicted not to gain there stay static, and `compile` takes no other target, batch or size. batch: to plan the
     target for, by default that of the example. plan: a file that `laudc plan` wrote, to obey in place of paradigm,
     granularity, target and batch. seed: of the maskers' weights and the random masks.

@@ -16,7 +16,7 @@ from laudc.dynamic_model import DynamicModel
 from laudc.errors import CaptureError, InputError, PlanError
 from laudc.passes.find_blocks import FindBlocks
 from laudc.passes.insert_maskers import InsertMaskers
-from laudc.plan import Plan, check_rate, make_plan, parse_granularity, parse_paradigms
+from laudc.plan import Plan, check_rate, first_kept, make_plan, parse_granularity, parse_paradigms
 from laudc.plan_file import PlanFile, check_fits
 from laudc.program import Program, input_type, types_of
 from laudc.targets import Target
@@ -105,19 +105,20 @@ def convert(
         check_fits(chosen, program)
         if not any(chosen.blocks.values()):
             raise PlanError("the plan leaves every block static", "plan for another target, rate or batch")
-        plan = chosen.plan(seed=seed, rate=rate, keep_first=keep_first)
+        plan = chosen.plan(seed=seed, rate=rate)
     elif granularity is not None or not _has_choice(program, settled, target):
         plan = make_plan(
             program.blocks,
             paradigm=settled,
             granularity=granularity,
             rate=rate,
-            keep_first=keep_first,
             target=None if target is None else target.name,
             seed=seed,
         )
     else:
-        plan = _planned(program, settled, target, batch=batch, rate=rate, keep_first=keep_first, seed=seed)
+        plan = _planned(program, settled, target, batch=batch, rate=rate, seed=seed)
+    if keep_first:
+        plan = first_kept(plan, program.blocks)
     return DynamicModel(InsertMaskers(plan=plan).run(program), plan)
 
 
@@ -162,7 +163,6 @@ def _planned(
     *,
     batch: int | None,
     rate: float | None,
-    keep_first: bool,
     seed: int,
 ) -> Plan:
     from laudc.latency.machine import here, local_target
@@ -178,7 +178,7 @@ def _planned(
         rate=DEFAULT_RATE if rate is None or target is None else rate,
         paradigm=paradigm,
     )
-    return planned(program, search, binding=target is not None, seed=seed, rate=rate, keep_first=keep_first)
+    return planned(program, search, binding=target is not None, seed=seed, rate=rate)
 
 
 def example_for(model: nn.Module, size: tuple[int, int] = DEFAULT_SIZE) -> Tensor:

@@ -138,16 +138,15 @@ def _take_static_names(model: nn.Module, state: dict[str, object], prefix: str, 
 def mask_shapes(program: Program, plan: Plan) -> tuple[MaskShape, ...]:
     """Every masker's name, units and the multiply-accumulates of its block, per sample."""
     costs = dense_macs(program)
-    stages_seen: set[int] = set()
-    shapes = []
-    for block in program.blocks:
-        first = block.stage not in stages_seen
-        stages_seen.add(block.stage)
-        for decision in plan.of(block.name):
-            units = PARADIGMS[decision.paradigm].units(block, decision.granularity)
-            always = plan.keep_first and first
-            shapes.append(MaskShape(key=decision.key, units=units, macs=costs[block.name], always_on=always))
-    return tuple(shapes)
+    return tuple(
+        MaskShape(
+            key=decision.key,
+            units=PARADIGMS[decision.paradigm].units(block, decision.granularity),
+            macs=costs[block.name],
+        )
+        for block in program.blocks
+        for decision in plan.of(block.name)
+    )
 
 
 def check_masks(masks: Mapping[str, Tensor], shapes: tuple[MaskShape, ...], batch: int) -> None:

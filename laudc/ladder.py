@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -117,7 +117,7 @@ def _rungs(model: DynamicModel | CompiledModel, rates: Sequence[float], batch: i
 def _masks(program: Program, plan: Plan | None, rate: float) -> dict[str, Tensor]:
     if plan is None:
         return {}
-    shapes = mask_shapes(program, replace(plan, keep_first=False))
+    shapes = mask_shapes(program, plan)
     return stratified_masks(shapes, batch=input_type(program).shape[0], rate=rate, seed=7)
 
 
@@ -156,7 +156,7 @@ def _kernels(model: CompiledModel, image: Tensor, masks: Mapping[str, Tensor], r
     bar = _HALF_BAR if model.dtype == "float16" else _KERNEL_BAR
 
     def compare(step: Step, operands: tuple[Tensor, ...], results: tuple[Tensor, ...]) -> None:
-        error = _kernel_error(step, operands, results, half=model.dtype == "float16")
+        error = _kernel_error(step, operands, results, masks, half=model.dtype == "float16")
         where = f"{step.kernel.symbol} for %{step.name} ({step.block or 'outside the blocks'}) at rate {rate:g}"
         rung = Rung(name="kernel", where=where, error=error, bar=bar)
         held = worst.get(step.op.spec.name)
@@ -167,13 +167,15 @@ def _kernels(model: CompiledModel, image: Tensor, masks: Mapping[str, Tensor], r
     yield from worst.values()
 
 
-def _kernel_error(step: Step, operands: tuple[Tensor, ...], results: tuple[Tensor, ...], *, half: bool) -> float:
+def _kernel_error(
+    step: Step, operands: tuple[Tensor, ...], results: tuple[Tensor, ...], masks: Mapping[str, Tensor], *, half: bool
+) -> float:
     reference = _reference(step.op, half=half)
     made = reference(*(value.float() if value.is_floating_point() else value for value in operands))
     expected = made if isinstance(made, tuple) else (made,)
     if isinstance(step.op, Masker):
         mask, logits = results
-        if not torch.equal(mask, (logits >= 0).float()):
+        if not torch.equal(mask, masks.get(step.masker, (logits >= 0).float())):
             return float("inf")
         expected, results = (expected[1],), (logits,)  # its decisions may differ by rounding; the logits may not
     return max(_defined_error(step.op, found, want, operands) for found, want in zip(results, expected, strict=True))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, cast
 
 from laudc.defaults import DEFAULT_RATE
@@ -108,7 +108,7 @@ class Plan:
     refusals: tuple[Refusal, ...] = ()
     rate: float | None = None
     keep_first: bool = False
-    """Forced masks leave the first block of each stage on."""
+    """The first block of each stage stays static."""
     target: str | None = None
     """The device it is meant for, where one was named."""
     seed: int = 0
@@ -216,7 +216,6 @@ def make_plan(
     paradigm: str = "spatial",
     granularity: str | None = None,
     rate: float | None = None,
-    keep_first: bool = False,
     target: str | None = None,
     seed: int = 0,
 ) -> Plan:
@@ -244,10 +243,20 @@ def make_plan(
         decisions=tuple(decisions),
         refusals=tuple(refusals),
         rate=checked,
-        keep_first=keep_first,
         target=target,
         seed=seed,
     )
+
+
+def first_kept(plan: Plan, blocks: Sequence[Block]) -> Plan:
+    """The plan with the first block of each stage left static, always on. PlanError where nothing else is dynamic."""
+    first = {block.stage: block.name for block in reversed(blocks)}.values()
+    kept = tuple(decision for decision in plan.decisions if decision.block not in first)
+    dropped = dict.fromkeys(decision.block for decision in plan.decisions if decision.block in first)
+    if not kept:
+        raise PlanError("only first blocks of stages can skip work here", "leave keep_first out")
+    stays = tuple(Refusal(where=block, reason="the first block of each stage is kept on") for block in dropped)
+    return replace(plan, decisions=kept, refusals=(*plan.refusals, *stays), keep_first=True)
 
 
 def parse_granularity(text: str | None, paradigms: Mapping[str, Paradigm]) -> dict[str, list[int]]:

@@ -60,7 +60,7 @@ class PlanFile:
             lines.append(f"{json.dumps(name)} = {words}  # {self.reasons.get(name, '')}".rstrip(" #"))
         return "\n".join(lines) + "\n"
 
-    def plan(self, *, seed: int = 0, rate: float | None = None, keep_first: bool = False) -> Plan:
+    def plan(self, *, seed: int = 0, rate: float | None = None) -> Plan:
         """The decisions as the converter takes them, bound to what they were made for."""
         decisions = tuple(
             Decision(block=block, paradigm=paradigm, granularity=size)
@@ -73,7 +73,6 @@ class PlanFile:
             target=self.basis.target,
             seed=seed,
             rate=rate,
-            keep_first=keep_first,
             made_for=self.basis,
         )
 

@@ -28,20 +28,18 @@ class MaskShape:
     key: str
     units: tuple[int, ...]
     macs: float
-    always_on: bool = False
 
 
 def stratified_masks(
     shapes: Sequence[MaskShape], *, batch: int, rate: float, seed: int, call: int = 0
 ) -> dict[str, Tensor]:
-    """Decisions (batch, *units), float32, by key; those that are always on are ones and do not count."""
+    """Decisions (batch, *units), float32, by key."""
     check_rate(rate)
-    free = [shape for shape in shapes if not shape.always_on]
-    counts = _counts(free, batch, rate, _generator(seed, call, ""))
-    masks = {shape.key: torch.ones(batch, *shape.units) for shape in shapes if shape.always_on}
-    for shape, count in zip(free, counts, strict=True):
-        masks[shape.key] = _one(shape, batch, count, _generator(seed, call, shape.key))
-    return {shape.key: masks[shape.key] for shape in shapes}
+    counts = _counts(shapes, batch, rate, _generator(seed, call, ""))
+    return {
+        shape.key: _one(shape, batch, count, _generator(seed, call, shape.key))
+        for shape, count in zip(shapes, counts, strict=True)
+    }
 
 
 def _generator(seed: int, call: int, key: str) -> torch.Generator:

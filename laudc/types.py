@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-DTYPE_BYTES = {"float32": 4, "float16": 2, "int32": 4, "uint8": 1}
+DTYPE_BYTES = {"float32": 4, "float16": 2, "int32": 4, "int64": 8, "uint8": 1}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -7,7 +7,8 @@
 
 One pass over x instead of two, but the convolution runs before anything is decided, so it runs everywhere. Both
 forms stay possible: this pass takes the fused one only where the latency model predicts that, at the expected rate on
-the target, it takes no longer than the masker and the convolution of the needed rows.
+the target, it takes no longer than the masker and the convolution of the needed rows. A masker that will read sums
+(`keep_sums`) sees no map, and stays.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from laudc.ops.patch_decision import PatchDecision, PatchDecisionSpec
 from laudc.ops.patch_masker import PatchMasker
 from laudc.ops.scatter import Scatter
 from laudc.passes.base import Pass
+from laudc.passes.keep_sums import can_read_sums
 from laudc.program import Program, block_of, elements, insert_op, set_op, type_of, types_of
 from laudc.targets import TARGETS, Target
 from laudc.types import TensorType
@@ -62,7 +64,11 @@ class FuseMaskerConv(Pass):
         from laudc.latency.network import lists_at
         from laudc.latency.search import calibrations
 
-        found = {node: parts for node in program.nodes if (parts := _first_conv(program, node)) is not None}
+        found = {
+            node: parts
+            for node in program.nodes
+            if (parts := _first_conv(program, node)) is not None and not can_read_sums(program, node, self.target)
+        }
         if not found:
             return program
         calibration, cases = calibrations(self.calibration), lists_at(program, self.expected_rate)

@@ -51,6 +51,7 @@ class Problem:
     bias: bool
     activation: str
     rows: bool
+    samples: bool
     gathered: bool
     compact: bool
     residual: str
@@ -58,6 +59,7 @@ class Problem:
     channels_out: int
     decisions: int
     """How many channel groups one sample's list can name; 0 without lists."""
+    sums: bool
     masker: bool
     prologue: str | None
     gain: bool
@@ -136,12 +138,14 @@ def _linear(work: Work, spec: LinearSpec) -> Problem:
         bias=spec.bias,
         activation=spec.activation,
         rows=False,
+        samples=False,
         gathered=False,
         compact=False,
         residual="none",
         channels_in=0,
         channels_out=0,
         decisions=0,
+        sums=False,
         masker=False,
         prologue=None,
         gain=False,
@@ -176,12 +180,14 @@ def _conv2d(work: Work, spec: Conv2dSpec) -> Problem:
         bias=spec.bias,
         activation=spec.activation,
         rows=spec.rows,
+        samples=spec.samples,
         gathered=gathered,
         compact=spec.compact,
         residual=spec.residual,
         channels_in=spec.channels_in,
         channels_out=spec.channels_out,
         decisions=decisions,
+        sums=spec.sums,
         masker=spec.masker,
         prologue=spec.prologue,
         gain=spec.gain,
@@ -204,6 +210,10 @@ def _contradiction(spec: Conv2dSpec) -> str | None:
     channel_lists = spec.channels_in > 0 or spec.channels_out > 0
     if (spec.gathered or spec.compact) and not spec.rows:
         return "a gathered or compact matrix needs a row list"
+    if spec.samples and (not spec.rows or spec.gathered or spec.compact):
+        return "decisions on whole samples take the place of a row list, over maps"
+    if spec.sums and (spec.compact or channel_lists or spec.masker or (spec.rows and not spec.samples)):
+        return "channel sums are of maps of whole samples"
     if spec.gathered and channel_lists:
         return "a gathered matrix has no channel lists"
     if spec.masker and (spec.rows or channel_lists or spec.groups != 1 or spec.residual != "none" or spec.gain):

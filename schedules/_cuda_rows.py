@@ -10,6 +10,7 @@ from tvm import tirx
 from tvm.script import tirx as T
 
 from laudc.schedules._cuda_problem import Problem
+from laudc.schedules._cuda_samples import nth_sample_on, samples_on
 from laudc.schedules._cuda_tir import Number, all_of
 
 FAR = -(1 << 20)
@@ -18,6 +19,8 @@ FAR = -(1 << 20)
 
 def row_count(p: Problem, rows: tirx.Buffer, batch: Number) -> Number:
     """How many rows of work the whole batch has; with a list it is known on the device alone."""
+    if p.samples:
+        return samples_on(rows, batch) * p.pixels
     return rows[batch] if p.rows else batch * p.pixels
 
 
@@ -34,9 +37,12 @@ def row_tiles(p: Problem, batch: Number, bm: int) -> Number:
 
 
 def row_at(p: Problem, rows: tirx.Buffer, batch: Number, position: Number, end: Number) -> Number:
-    """The row of the map at a position; past the end the list is not read."""
+    """The row of the map at a position; past the end the list is not read. For decisions on whole samples every
+    thread of a warp has to ask."""
     if not p.rows:
         return position
+    if p.samples:
+        return nth_sample_on(rows, batch, T.truncdiv(position, p.pixels)) * p.pixels + T.truncmod(position, p.pixels)
     return T.if_then_else(position < end, rows[batch + 1 + position], 0)
 
 

@@ -29,6 +29,7 @@ from laudc.schedules._cuda_rows import (
     tap_bits,
     window_start,
 )
+from laudc.schedules._cuda_sums import add_lines, sum_lines
 from laudc.schedules._cuda_tiles import STEP, TensorTile
 from laudc.schedules._cuda_tir import arguments_of, flat, module_of, run_of
 from laudc.schedules._cuda_warps import WarpShare
@@ -53,7 +54,7 @@ def tensor_core_module(p: Problem, tile: TensorTile) -> IRModule:
     columns = p.columns
     added, residual_early = p.residual != "none", tile.early == 1
     share = WarpShare(tile=tile)
-    tall, wide, apart, own_sums, sums = share.tall, share.wide, share.apart, share.own_sums, share.sums
+    tall, wide, apart, own_sums, all_sums = share.tall, share.wide, share.apart, share.own_sums, share.sums
     line_chunks, lines_at_once, lines = share.line_chunks, share.lines_at_once, share.lines
     assert all(size % pass_rows == 0 for size in (bm, bn)), tile
     assert min(ahead, tall, lines) >= 1, tile
@@ -66,6 +67,7 @@ def tensor_core_module(p: Problem, tile: TensorTile) -> IRModule:
     ldmatrix, stmatrix = "ldmatrix.sync.aligned.m8n8.x4.shared.b16", "stmatrix.sync.aligned.m8n8.x4.shared.b16"
     div, mod, xor = T.truncdiv, T.truncmod, T.bitwise_xor
 
+    put_down, add_sums = sum_lines(share, tile), add_lines(p, tile)
     wait_and_change = wait_and_apply(p, x_loads, pass_rows, ahead - 1)
     weight_rows = padded + tile.extra
     args = arguments_of(p, (weight_rows, p.depth), weight_rows)
@@ -82,6 +84,7 @@ def tensor_core_module(p: Problem, tile: TensorTile) -> IRModule:
         prologue: args.prologue,
         out: args.out,
         logits: args.logits,
+        sums: args.sums,
     ) -> None:
         T.device_entry()
         block = T.cta_id([blocks])
@@ -91,18 +94,24 @@ def tensor_core_module(p: Problem, tile: TensorTile) -> IRModule:
         weight_flat = flat(weight)
         added_flat = flat(residual if p.residual == "dense" else out)
         out_flat = flat(out)
+        if p.sums:
+            sums_flat = flat(sums)
+            sample = T.alloc_local((1,), "int32")
+            column_sum = T.alloc_local((1,), "float32")
         pool = T.SMEMPool()
         x_shared = pool.alloc((stages * x_stage,), "float16", align=1024)
         w_shared = pool.alloc((stages * w_stage,), "float16", align=1024)
-        if stages * (x_stage + w_stage) < bm * out_pitch:
-            pool.move_base_to(bm * out_pitch * 2)
+        if stages * (x_stage + w_stage) * 2 < tile.finished_bytes:
+            pool.move_base_to(tile.finished_bytes)
         start_shared = pool.alloc((bm,), "int32", align=16)
         taps_shared = pool.alloc((bm,), "int32", align=16)
         place_shared = pool.alloc((bm,), "int32", align=16)
         pool.move_base_to(0)
         out_shared = pool.alloc((bm * out_pitch,), "float16", align=1024)
+        if p.sums:
+            lines_shared = pool.alloc((bm // 8 * bn,), "float32", align=16)
         pool.commit()
-        acc = T.alloc_local((tall * sums,), "float32")
+        acc = T.alloc_local((tall * all_sums,), "float32")
         start = T.alloc_local((x_loads,), "int32")
         taps = T.alloc_local((x_loads,), "int32")
         old = T.alloc_local((tall * lines * 8,), "float16")
@@ -204,7 +213,7 @@ def tensor_core_module(p: Problem, tile: TensorTile) -> IRModule:
                                 (T.max(place, 0) * (columns // 8) + T.min(at, columns // 8 - 1)) * 8 + e
                             ]
 
-            for i in T.unroll(tall * sums):
+            for i in T.unroll(tall * all_sums):
                 acc[i] = T.float32(0)
             for _ in T.unroll(ahead):
                 load()
@@ -230,7 +239,7 @@ def tensor_core_module(p: Problem, tile: TensorTile) -> IRModule:
                         for m in T.unroll(tall):
                             # Offsets in 16-byte units: 32 bytes of depth, 64 rows, a stage[0].
                             T.ptx[wgmma](
-                                *run_of(acc, m * sums, sums),
+                                *run_of(acc, m * all_sums, all_sums),
                                 x_tile + T.Cast("uint64", stage[0] * (x_stage // 8) + m * 512 + k * 2),
                                 w_tile + T.Cast("uint64", stage[0] * (w_stage // 8) + k * 2),
                                 True,
@@ -279,17 +288,17 @@ def tensor_core_module(p: Problem, tile: TensorTile) -> IRModule:
                         for m in T.unroll(tall):
                             if p.masker and my_column == 0:
                                 T.ptx[mma](
-                                    *run_of(acc, m * sums + own_sums, 4),
+                                    *run_of(acc, m * all_sums + own_sums, 4),
                                     *run_of(a, m * 4, 4),
                                     *run_of(b_extra, 0, 2),
-                                    *run_of(acc, m * sums + own_sums, 4),
+                                    *run_of(acc, m * all_sums + own_sums, 4),
                                 )
                             for j in T.unroll(wide // 8):
                                 T.ptx[mma](
-                                    *run_of(acc, m * sums + j * 4, 4),
+                                    *run_of(acc, m * all_sums + j * 4, 4),
                                     *run_of(a, m * 4, 4),
                                     *run_of(b, j * 2, 2),
-                                    *run_of(acc, m * sums + j * 4, 4),
+                                    *run_of(acc, m * all_sums + j * 4, 4),
                                 )
                     stage[0] = T.if_then_else(stage[0] == stages - 1, 0, stage[0] + 1)
                 if added and not residual_early:
@@ -310,7 +319,7 @@ def tensor_core_module(p: Problem, tile: TensorTile) -> IRModule:
                 for j in T.unroll(wide // 16):
                     for q in T.unroll(4):
                         for e in T.unroll(2):
-                            pair[e] = acc[m * sums + j * 8 + q * 2 + e]
+                            pair[e] = acc[m * all_sums + j * 8 + q * 2 + e]
                             if p.bias:
                                 pair[e] = (
                                     pair[e]
@@ -351,14 +360,20 @@ def tensor_core_module(p: Problem, tile: TensorTile) -> IRModule:
                     for h in T.unroll(2):
                         pixel: T.let = place_shared[my_row + m * apart + h * 8 + div(lane, 4)]
                         if pixel >= 0:
-                            pair[0] = acc[m * sums + own_sums + h * 2]
+                            pair[0] = acc[m * all_sums + own_sums + h * 2]
                             if p.bias:
                                 pair[0] = pair[0] + bias[padded]
                             logits[0, 0, pixel, 0] = pair[0]
             # A warp reads only what it wrote.
             T.cuda.warp_sync()
             line = T.alloc_local((8,), "float16")
+            if p.sums:
+                mine = T.alloc_local((16,), "float32")
             for m in T.unroll(tall):
+                if p.sums:
+                    for e in T.unroll(16):
+                        mine[e] = T.float32(0)
+                    beyond: T.let = (div(place_shared[my_row + m * apart], p.pixels) + 1) * p.pixels
                 for i in T.unroll(lines):
                     tile_row: T.let = my_row + m * apart + i * lines_at_once + div(lane, line_chunks)
                     place: T.let = place_shared[tile_row]
@@ -374,6 +389,18 @@ def tensor_core_module(p: Problem, tile: TensorTile) -> IRModule:
                                 line[e] = T.Cast("float16", pointwise(p.activation, s, "cuda"))
                         for e in T.vectorized(8):
                             out_flat[(place * (columns // 8) + at) * 8 + e] = line[e]
+                        if p.sums:
+                            if place < beyond:
+                                for e in T.unroll(8):
+                                    mine[e] = mine[e] + T.Cast("float32", line[e])
+                            else:
+                                for e in T.unroll(8):
+                                    mine[8 + e] = mine[8 + e] + T.Cast("float32", line[e])
+                if p.sums:
+                    put_down(mine, lines_shared, my_row + m * apart, my_column, lane)
+            if p.sums:
+                T.cuda.cta_sync()
+                add_sums(lines_shared, place_shared, sums_flat, column_tile * bn, thread, sample, column_sum)
 
         if tile.blocks == 0:
             if div(block, column_tiles) * bm < total:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from laudc.schedules._cuda_demand import tensor_core_demand
 from laudc.schedules._cuda_problem import Problem, matrix_of, meaningless, problem_of
-from laudc.schedules._cuda_tiles import STEP, Candidate, TensorTile, arch_number, ranked
+from laudc.schedules._cuda_tiles import ROWS_A_LINE, STEP, Candidate, TensorTile, arch_number, ranked
 from laudc.schedules._demand import Active, Demand
 from laudc.schedules._prologue import pack_prologue
 from laudc.schedules.base import Choice, Lowered, Schedule, Work
@@ -55,6 +55,7 @@ class TensorCoreSchedule(Schedule):
             stmatrix=arch_number(target) >= FIRST_STMATRIX_ARCH,
             extra=extra_columns(p),
             blocks=choice["resident"] * target.sm_count,
+            sums=p.sums,
             **numbers,
         )
 
@@ -117,6 +118,8 @@ def _refuse_problem(p: Problem) -> str | None:
         return f"tensor-core tiles take {STEP} channels at a time, and {p.channels} is no multiple"
     if p.columns % 8:
         return f"results are stored 8 columns at a time, and {p.columns} is no multiple"
+    if p.sums and p.pixels < ROWS_A_LINE:
+        return f"channel sums are of maps of {ROWS_A_LINE} pixels at least, not {p.pixels}"
     if p.taps > MAX_TAPS:
         return f"tensor-core tiles take {MAX_TAPS} taps at most, not {p.taps}"
     return None

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 STEP = 64
 """Channels of one step on tensor cores: 128 bytes."""
 
+ROWS_A_LINE = 16
+"""Finished rows that a warp sums up at once; they have to be of two samples at most."""
+
 _WAITING = 0.7
 """What is left of a tile's speed when its waits show."""
 
@@ -67,6 +70,8 @@ class TensorTile:
     """Columns beside the tile's: 8 where the first of them is the masker's."""
     blocks: int = 0
     """Blocks of a persistent grid that walks the active tiles; 0: a block a tile."""
+    sums: bool = False
+    """Whether it leaves channel sums."""
 
     @property
     def threads(self) -> int:
@@ -78,10 +83,16 @@ class TensorTile:
         return self.bn + 8
 
     @property
+    def finished_bytes(self) -> int:
+        """The finished tile in shared memory, and two lines of channel sums for every 16 of its rows."""
+        lines = 2 * self.bm // ROWS_A_LINE if self.sums else 0
+        return self.bm * self.out_pitch * 2 + lines * self.bn * 4
+
+    @property
     def shared_bytes(self) -> int:
         """Stages, or the finished tile where it is larger, and the row table."""
         stages = self.stages * (self.bm + self.bn + self.extra) * STEP * 2
-        return max(stages, self.bm * self.out_pitch * 2) + 3 * 4 * self.bm
+        return max(stages, self.finished_bytes) + 3 * 4 * self.bm
 
 
 STRIP_THREADS = 128

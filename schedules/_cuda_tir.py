@@ -35,6 +35,7 @@ class Arguments:
     """The scales of all channels of x, then their shifts."""
     out: tirx.Buffer
     logits: tirx.Buffer
+    sums: tirx.Buffer
 
 
 def arguments_of(p: Problem, weight_shape: tuple[int, int], bias_size: int) -> Arguments:
@@ -46,7 +47,7 @@ def arguments_of(p: Problem, weight_shape: tuple[int, int], bias_size: int) -> A
     return Arguments(
         batch=batch,
         x=T.Buffer((lead, *p.x_dims), p.dtype, align=16),
-        rows=T.Buffer((batch * (p.pixels + 1) + 1,), "int32"),
+        rows=T.Buffer((batch, 1, 1), "float32") if p.samples else T.Buffer((batch * (p.pixels + 1) + 1,), "int32"),
         channels=T.Buffer((batch, p.decisions + 1), "int32"),
         gain=T.Buffer((batch, p.out_height, p.out_width, 1), "float32"),
         residual=T.Buffer(out_shape, p.dtype, align=16),
@@ -55,6 +56,7 @@ def arguments_of(p: Problem, weight_shape: tuple[int, int], bias_size: int) -> A
         prologue=T.Buffer((2, p.channels), "float32", align=16),
         out=T.Buffer(out_shape, p.dtype, align=16),
         logits=T.Buffer((batch, p.out_height, p.out_width, 1), "float32"),
+        sums=T.Buffer((batch, p.columns), "int64", align=16),
     )
 
 
@@ -76,6 +78,7 @@ def argument_names(p: Problem) -> list[str]:
         "prologue": p.prologue is not None,
         "out": True,
         "logits": p.masker,
+        "sums": p.sums,
     }
     return [name for name, is_there in present.items() if is_there]
 

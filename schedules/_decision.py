@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from laudc.schedules._kernel import Kernel, Memory
@@ -11,8 +12,16 @@ from laudc.schedules._reduce import TEAMS, Term, add_run, add_share, over_lanes,
 from laudc.schedules._spread import spread
 from laudc.schedules.base import Work
 
-Results: TypeAlias = tuple[Memory, Memory]
-"""The decisions and their logits."""
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Decisions:
+    """Where a masker's decisions come from and go to."""
+
+    given: Memory
+    """What stands in for its own; below zero where nothing does."""
+    mask: Memory
+    logits: Memory
+
 
 Finish: TypeAlias = Callable[[Any, Any, Any], None]
 """What becomes of the total of a sample's unit."""
@@ -28,20 +37,25 @@ def refuse_type(work: Work) -> str | None:
     return None
 
 
-def results_of(kernel: Kernel, work: Work) -> Results:
-    """The last two arguments."""
-    mask, logits = (kernel.operand(name, type_) for name, type_ in zip(("mask", "logits"), work.results, strict=True))
-    return mask, logits
+def given_to(kernel: Kernel, work: Work) -> Memory:
+    """The argument behind the operands: the decisions that are given from outside."""
+    return kernel.operand("given", work.results[0])
 
 
-def decide(results: Results, at: tuple[Any, ...], logit: Any) -> None:
-    """On from zero upwards."""
+def decisions_of(kernel: Kernel, work: Work, given: Memory) -> Decisions:
+    """The next two arguments, which are written."""
+    mask, logits = (kernel.operand(name, type_) for name, type_ in zip(("mask", "logits"), work.results, strict=False))
+    return Decisions(given=given, mask=mask, logits=logits)
+
+
+def decide(decisions: Decisions, at: tuple[Any, ...], logit: Any) -> None:
+    """As it is given, else on from zero upwards."""
     from tvm import tirx
 
     zero, one = tirx.const(0, "float32"), tirx.const(1, "float32")
-    mask, logits = results
-    logits[at] = logit
-    mask[at] = tirx.Select(logit >= zero, one, zero)
+    given = decisions.given[at]
+    decisions.logits[at] = logit
+    decisions.mask[at] = tirx.Select(given >= zero, given, tirx.Select(logit >= zero, one, zero))
 
 
 @contextmanager

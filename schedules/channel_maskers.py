@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from laudc.ops.channel_masker import ChannelMaskerSpec
-from laudc.schedules._decision import Finish, decide, refuse_type, results_of, unit_sums
+from laudc.schedules._decision import Finish, decide, decisions_of, given_to, refuse_type, unit_sums
 from laudc.schedules._demand import Active, Demand
 from laudc.schedules._kernel import Kernel, Memory
 from laudc.schedules._pointwise import pointwise
@@ -75,19 +75,20 @@ class ChannelMaskersSchedule(Schedule):
         parallel = bool(choice["parallel"])
         with Kernel(target) as kernel:
             x = kernel.operand("x", work.operands[0])
+            given = given_to(kernel, work)
             weight1 = kernel.argument("weight1", (spec.hidden, spec.channels), "float32")
             bias1 = kernel.argument("bias1", (spec.hidden,), "float32")
             weight2 = kernel.argument("weight2", (spec.decisions, spec.hidden), "float32")
             bias2 = kernel.argument("bias2", (spec.decisions,), "float32")
             hidden = kernel.operand("hidden", self.workspace(work, choice)[0])
-            results = results_of(kernel, work)
+            decisions = decisions_of(kernel, work, given)
             pooled = kernel.flat(x, kernel.batch, spec.channels)
 
             def keep_hidden(b: Any, unit: Any, value: Any) -> None:
                 hidden[b, unit] = pointwise("relu", value, target.kind)
 
             def keep_logit(b: Any, unit: Any, value: Any) -> None:
-                decide(results, (b, unit), value)
+                decide(decisions, (b, unit), value)
 
             _linear(kernel, pooled, weight1, bias1, keep_hidden, parallel)
             _linear(kernel, hidden, weight2, bias2, keep_logit, parallel)

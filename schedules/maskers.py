@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from laudc.ops.patch_decision import PatchDecisionSpec
 from laudc.ops.patch_masker import PatchMaskerSpec
-from laudc.schedules._decision import Finish, decide, refuse_type, results_of, unit_sums
+from laudc.schedules._decision import Finish, decide, decisions_of, given_to, refuse_type, unit_sums
 from laudc.schedules._demand import Active, Demand
 from laudc.schedules._kernel import Kernel, Memory
 from laudc.schedules._reduce import zeros
@@ -98,17 +98,18 @@ class MaskersSchedule(Schedule):
         cut = _Patches.of(work, choice["bands"])
         with Kernel(target) as kernel:
             x = kernel.operand("x", work.operands[0])
+            given = given_to(kernel, work)
             weight = bias = None
             if isinstance(work.spec, PatchMaskerSpec):
                 weight = kernel.argument("weight", (cut.channels,), "float32")
                 bias = kernel.argument("bias", (1,), "float32")
             parts = [kernel.operand("parts", type_) for type_ in self.workspace(work, choice)]
-            results = results_of(kernel, work)
+            decisions = decisions_of(kernel, work, given)
             rows = kernel.flat(x, kernel.batch, cut.height, cut.width * cut.channels)
 
             def keep(b: Any, p: Any, q: Any, total: Any) -> None:
                 mean = total / _positions(cut, p, q).astype("float32")
-                decide(results, (b, p, q), mean if bias is None else mean + bias[0])
+                decide(decisions, (b, p, q), mean if bias is None else mean + bias[0])
 
             def finish(b: Any, unit: Any, total: Any) -> None:
                 if parts:

@@ -12,7 +12,7 @@ import pytest
 from laudc.capture import capture
 from laudc.errors import InputError, PlanError, UnknownName
 from laudc.passes.find_blocks import FindBlocks
-from laudc.plan import Basis, Decision, Plan, check_rate, make_plan
+from laudc.plan import Basis, Decision, Plan, check_rate, first_kept, make_plan
 from laudc.program import Block
 from laudc.testing import random_images, tiny
 
@@ -128,11 +128,20 @@ def test_a_plan_refuses_a_rate_outside() -> None:
         make_plan(blocks(), rate=math.nan)
 
 
+def test_first_blocks_of_stages_can_stay_static() -> None:
+    kept = first_kept(make_plan(blocks(), paradigm="layer"), blocks())
+    assert [decision.block for decision in kept.decisions] == [blocks()[index].name for index in (2, 4)]
+    assert [refusal.where for refusal in kept.refusals] == [blocks()[index].name for index in (0, 1, 3, 5)]
+    assert kept.keep_first
+    with pytest.raises(PlanError, match="only first blocks of stages can skip work here; leave keep_first out"):
+        first_kept(make_plan(blocks()[:1], paradigm="layer"), blocks()[:1])
+
+
 # ---- as plain data
 
 
 def test_a_plan_comes_back_from_json() -> None:
-    plan = make_plan(blocks(), paradigm="spatial+channel", granularity="4-4-2-1+8", rate=0.5, keep_first=True, seed=7)
+    plan = make_plan(blocks(), paradigm="spatial+channel", granularity="4-4-2-1+8", rate=0.5, seed=7)
     assert plan.refusals == ()
     assert Plan.from_json(json.loads(json.dumps(plan.to_json()))) == plan
 

@@ -66,13 +66,13 @@ def test_it_reads_like_this() -> None:
 
 
 def test_the_plan_holds_the_decisions_and_what_they_were_made_for() -> None:
-    plan = FILE.plan(seed=5, rate=0.25, keep_first=True)
+    plan = FILE.plan(seed=5, rate=0.25)
     assert plan.decisions[:3] == (
         Decision(block="stage1.0.branch", paradigm="spatial", granularity=4),
         Decision(block="stage2.0.branch", paradigm="layer", granularity=0),
         Decision(block="stage2.0.branch", paradigm="channel", granularity=8),
     )
-    assert (plan.made_for, plan.target, plan.seed, plan.rate, plan.keep_first) == (BASIS, "v100", 5, 0.25, True)
+    assert (plan.made_for, plan.target, plan.seed, plan.rate) == (BASIS, "v100", 5, 0.25)
 
 
 def test_the_hash_is_of_the_facts_and_not_of_the_reasons() -> None:

@@ -13,7 +13,7 @@ import laudc
 from laudc.dynamic_model import mask_shapes
 from laudc.errors import InputError
 from laudc.flops import block_macs
-from laudc.rates import MaskShape, executed_rates, stratified_masks
+from laudc.rates import MaskShape, stratified_masks
 
 LAYERS = [MaskShape(key=f"b{n}", units=(1, 1), macs=100.0 + 40 * (n % 4 == 0)) for n in range(16)]
 
@@ -55,12 +55,6 @@ def test_they_are_a_pure_function_of_seed_and_call() -> None:
     assert drawn(1, 0) == drawn(1, 0)
     assert drawn(1, 0) != drawn(1, 1)
     assert drawn(1, 0) != drawn(2, 0)
-
-
-def test_blocks_that_stay_on_do_not_count() -> None:
-    shapes = [MaskShape(key="first", units=(4,), macs=1, always_on=True), MaskShape(key="rest", units=(10,), macs=1)]
-    masks = stratified_masks(shapes, batch=1, rate=0.0, seed=0)
-    assert executed_rates(masks) == {"first": 1.0, "rest": 0.0}
 
 
 @pytest.mark.parametrize("rate", [-0.1, 1.1, math.nan, "half", True])

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 @click.option("--batch", type=click.IntRange(min=1), help="Images a call to plan for, with --target.", show_default="1")
 @click.option("--plan", "plan_path", type=click.Path(path_type=Path), help="Obey a file that `laudc plan` wrote.")
 @_options.rate
-@click.option("--keep-first", is_flag=True, help="Random masks leave the first block of each stage on.")
+@click.option("--keep-first", is_flag=True, help="Leave the first block of each stage static.")
 @_options.size("the model's own")
 @_options.seed
 @click.option("--pretrained/--no-pretrained", default=True, help="Look for pretrained weights, or take random ones.")
@@ -194,5 +194,5 @@ def _print(dynamic: DynamicModel, facts: list[BlockFacts], refusals: Sequence[Re
     click.echo(f"{mmacs:.0f} MMACs an image of {height}x{width}, {share:.0f}% of them in blocks that can skip")
     click.echo(f"weights: {weights_words(program)}")
     if plan.keep_first:
-        click.echo("random masks leave the first block of each stage on")
+        click.echo("the first block of each stage stays static")
     click.echo(UNTRAINED if plan.rate is None else f"{RANDOM_MASKS} at rate {plan.rate:g} stand in for the maskers")

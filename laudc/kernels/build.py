@@ -21,12 +21,12 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 
 from laudc.errors import BuildError, LaudcError, ToolchainError
-from laudc.kernels import cache
+from laudc.kernels import cache, overlap
 from laudc.kernels.cpu_features import detect_cpu
 from laudc.kernels.kernel import Kernel
 from laudc.kernels.toolchain import Missing, compile_cubin, find_compiler
 
-_FORMAT = "kernel 2"
+_FORMAT = "kernel 3"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -135,6 +135,8 @@ def build(kernel: Kernel) -> Binary:
     if kernel.target.kind == "cpu":
         return Binary(source=lowered.module.script(), library=library, cubin=b"")
     source = executable.mod.imports[0].inspect_source()
+    if kernel.target.capability >= overlap.FIRST_ARCH:
+        source = overlap.beginning_early(source)
     compiler = find_compiler(kernel.target.arch)
     if isinstance(compiler, Missing):
         return Binary(source=source, library=library, cubin=b"", note=str(compiler))

@@ -17,7 +17,6 @@ from torch import fx
 from laudc.kernels.kernel import Kernel
 from laudc.ops._masker import Masker
 from laudc.ops.base import Op
-from laudc.ops.conv2d import Conv2d
 from laudc.program import Program, block_of, input_type, is_view, types_of
 from laudc.types import TensorType
 
@@ -106,9 +105,8 @@ class _Planner:
         self._root: dict[tuple[str, int], tuple[str, int]] = {}
         self._bytes: dict[tuple[str, int], int] = {}
         for node in self._nodes:
-            shared = self._shared_with(node)
             for index, type_ in enumerate(types_of(node)):
-                key = (node.name, index)
+                key, shared = (node.name, index), self._shared_with(node, index)
                 if shared is not None:
                     self._root[key] = self._root[shared]
                 else:
@@ -119,16 +117,17 @@ class _Planner:
                 self._root[key] = key
                 self._bytes[key] = space.nbytes
 
-    def _shared_with(self, node: fx.Node) -> tuple[str, int] | None:
-        """The value whose buffer this node's result is."""
-        op = self._program.op(node)
+    def _shared_with(self, node: fx.Node, index: int) -> tuple[str, int] | None:
+        """The value whose buffer a result of this node is."""
         if node.target is operator.getitem:
-            source, index = cast(tuple[fx.Node, int], node.args)
-            return (source.name, index)
-        if isinstance(op, Conv2d) and op.spec.residual == "in_place":
-            return (node.all_input_nodes[-1].name, 0)
+            return cast(fx.Node, node.args[0]).name, cast(int, node.args[1])
         if is_view(self._program, node):
             return (node.all_input_nodes[0].name, 0)
+        op = self._program.op(node)
+        if op is not None:
+            for name, updated in op.spec.in_place.items():
+                if updated == index:
+                    return cast(fx.Node, node.args[op.spec.operands.index(name)]).name, 0
         return None
 
     def _workspace_types(self, node: fx.Node) -> tuple[TensorType, ...]:
@@ -199,11 +198,9 @@ class _Planner:
 
     @staticmethod
     def _operands(node: fx.Node, op: Op) -> Iterator[object]:
-        """What is passed: a residual that is updated in place is the result itself."""
-        in_place = isinstance(op, Conv2d) and op.spec.residual == "in_place"
-        names = op.spec.operands
-        for name, value in zip(names, node.args, strict=False):
-            if not (in_place and name == "residual"):
+        """What is passed: an operand that is updated in place is the result itself."""
+        for name, value in zip(op.spec.operands, node.args, strict=False):
+            if name not in op.spec.in_place:
                 yield value
 
 

@@ -1,48 +1,47 @@
 """A network's launches as one CUDA graph, so that the host does one launch a call and never waits.
 
-There is a graph for each set of maskers whose decisions are given. What is given is copied to where the graph reads
-it, so any values may be given to the same graph. The first call of a set is made launch by launch, which also loads
-the kernels; then its graph is captured, and replayed from the next call on.
+The first call is made launch by launch, which also loads the kernels; then the graph is captured, and replayed from
+the next call on.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import torch
-from torch import Tensor
 
-Launch = Callable[[Mapping[str, Tensor]], None]
+from laudc.kernels.overlap import overlap_launches
 
 
-class Replays:
-    """`launch` makes every call on torch's current stream. decided: where the decisions of each masker lie."""
+class Replay:
+    """`launch` makes every call on torch's current stream, always the same ones on the same buffers. overlapping:
+    whether its kernels are written to be placed before the one ahead of them is done."""
 
-    def __init__(self, launch: Launch, decided: Mapping[str, Tensor]) -> None:
+    def __init__(self, launch: Callable[[], None], *, overlapping: bool) -> None:
         self._launch = launch
-        self._given = {key: torch.zeros_like(mask) for key, mask in decided.items()}
-        self._graphs: dict[frozenset[str], torch.cuda.CUDAGraph] = {}
+        self._overlapping = overlapping and hasattr(torch.cuda.CUDAGraph, "raw_cuda_graph")
+        self.graph: torch.cuda.CUDAGraph | None = None
 
-    def __call__(self, masks: Mapping[str, Tensor]) -> None:
+    def __call__(self) -> None:
         """The network on torch's current stream; a caller that is capturing a graph gets the launches into its own."""
-        given = {key: buffer for key, buffer in self._given.items() if key in masks}
-        for key, buffer in given.items():
-            buffer.copy_(masks[key], non_blocking=True)
-        graph = self._graphs.get(frozenset(given))
         if torch.cuda.is_current_stream_capturing():
-            self._launch(given)
-        elif graph is None:
-            self._launch(given)
-            self._graphs[frozenset(given)] = self._captured(given)
+            self._launch()
+        elif self.graph is None:
+            self._launch()
+            self.graph = self._captured()
         else:
-            graph.replay()
+            self.graph.replay()
 
-    def _captured(self, given: Mapping[str, Tensor]) -> torch.cuda.CUDAGraph:
-        graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream()
+    def _captured(self) -> torch.cuda.CUDAGraph:
+        graph = torch.cuda.CUDAGraph(keep_graph=True) if self._overlapping else torch.cuda.CUDAGraph()
+        stream = torch.cuda.Stream()
         with torch.cuda.stream(stream):
             graph.capture_begin(capture_error_mode="thread_local")
             try:
-                self._launch(given)
+                self._launch()
             finally:
                 graph.capture_end()
+        if self._overlapping:
+            overlap_launches(graph.raw_cuda_graph())
+            graph.instantiate()
         return graph

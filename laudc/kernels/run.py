@@ -22,12 +22,21 @@ from torch import Tensor
 from laudc.errors import BuildError, InputError
 from laudc.kernels.build import Binary
 from laudc.kernels.executable import Executable, Step, Value
-from laudc.kernels.replay import Replays
+from laudc.kernels.overlap import FIRST_ARCH
+from laudc.kernels.replay import Replay
 
 Function = Callable[..., object]
 
-_TORCH = {"float32": torch.float32, "float16": torch.float16, "int32": torch.int32, "uint8": torch.uint8}
+_TORCH = {
+    "float32": torch.float32,
+    "float16": torch.float16,
+    "int32": torch.int32,
+    "int64": torch.int64,
+    "uint8": torch.uint8,
+}
 _LOADING = threading.Lock()
+NOT_GIVEN = -1.0
+"""Where a masker finds this in place of a decision, it decides itself."""
 _POISON_BYTE = 0xFF
 """A float of such bytes is NaN."""
 
@@ -43,14 +52,18 @@ class Runner:
         self._lock = threading.Lock()
         self._device = _one_device(device)
         self._done: torch.cuda.Event | None = None
-        functions = load_functions(binaries, device=device)
+        functions, on_gpu = load_functions(binaries, device=device), self._device.type == "cuda"
         with torch.inference_mode(False):  # else the buffers could not be written outside of it
             self._arena = torch.zeros(executable.arena_bytes, dtype=torch.uint8, device=self._device)
+            self._given = {
+                key: torch.full(mask.type.shape, NOT_GIVEN, device=self._device)
+                for key, (mask, _) in executable.decided.items()
+            }
             self._calls = [self._bind(step, functions[step.kernel.key]) for step in executable.steps]
             self._image = self._view(executable.image)
             self._output = self._view(executable.output)
-            self._decided = {key: self._view(mask) for key, (mask, _) in executable.decided.items()}
-        self._replays = Replays(self._launch, self._decided) if self._device.type == "cuda" else None
+        self._forced: frozenset[str] = frozenset()
+        self._replay = Replay(self._launch, overlapping=_overlapping(executable)) if on_gpu else None
 
     def __call__(self, x: Tensor, masks: Mapping[str, Tensor]) -> tuple[Tensor, Decided]:
         """The output, fresh, and by masker the decisions that were obeyed and the masker's own keep logits."""
@@ -60,25 +73,22 @@ class Runner:
                 f"move it with x.to({str(self._device)!r})",
             )
         with self._lock, self._in_turn():
-            self._take(x)
-            if self._replays is None:
-                self._launch(masks)
+            self._take(x, masks)
+            if self._replay is None:
+                self._launch()
             else:
-                self._replays(masks)
+                self._replay()
             decided = Decided(self._arena[: self.executable.decided_bytes].clone(), self.executable.decided)
             return _logical(self._output).clone(memory_format=torch.contiguous_format), decided
 
-    def _launch(self, masks: Mapping[str, Tensor]) -> None:
+    def _launch(self) -> None:
         """Every call, one after another."""
-        for _, call in self._each(masks):
+        for call in self._calls:
             call()
 
-    def _each(self, masks: Mapping[str, Tensor]) -> Iterator[tuple[Step, Callable[[], object]]]:
-        """Every call in order, for the loop to make; then decisions that are given replace those it made."""
-        for step, call in zip(self.executable.steps, self._calls, strict=True):
-            yield step, call
-            if step.masker in masks:
-                self._decided[step.masker].copy_(masks[step.masker])
+    def _each(self) -> Iterator[tuple[Step, Callable[[], object]]]:
+        """Every call in order, for the loop to make."""
+        yield from zip(self.executable.steps, self._calls, strict=True)
 
     @contextmanager
     def _in_turn(self) -> Iterator[None]:
@@ -98,13 +108,14 @@ class Runner:
         """A run in which every call writes over poison, and `watch` sees its operands and results (copies on the
         CPU, in their logical shape; an operand that is updated in place as it was before)."""
         with self._lock, self._in_turn():
-            self._take(x)
-            for step, call in self._each(masks):
-                in_place = len(step.operands) < len(step.op.spec.operands)
-                read = (*step.operands, *step.results) if in_place else step.operands
+            self._take(x, masks)
+            for step, call in self._each():
+                spec, passed = step.op.spec, iter(step.operands)
+                updated = {name: step.results[index] for name, index in spec.in_place.items()}
+                read = (updated[name] if name in updated else next(passed) for name in spec.operands)
                 operands = tuple(self.value(value) for value in read)
-                if not in_place:
-                    for value in step.results:
+                for index, value in enumerate(step.results):
+                    if index not in spec.in_place.values():
                         self._bytes(value).fill_(_POISON_BYTE)
                 call()
                 watch(step, operands, tuple(self.value(value) for value in step.results))
@@ -112,12 +123,20 @@ class Runner:
     def walk(self, x: Tensor, masks: Mapping[str, Tensor], visit: Visit) -> None:
         """A run in which `visit` makes every call itself, once or more often, such as to time it."""
         with self._lock, self._in_turn():
-            self._take(x)
-            for step, call in self._each(masks):
+            self._take(x, masks)
+            for step, call in self._each():
                 visit(step, call)
 
-    def _take(self, x: Tensor) -> None:
-        """Copy the input in. On a CPU without torch's threads: they would spin for milliseconds beside TVM's."""
+    def _take(self, x: Tensor, masks: Mapping[str, Tensor]) -> None:
+        """Copy the input in, and the decisions that are given to where their maskers look for them.
+
+        On a CPU the image without torch's threads: they would spin for milliseconds beside TVM's.
+        """
+        for key in self._forced - masks.keys():
+            self._given[key].fill_(NOT_GIVEN)
+        for key, mask in masks.items():
+            self._given[key].copy_(mask)
+        self._forced = frozenset(masks)
         image = _logical(self._image)
         if self._device.type == "cpu":
             np.copyto(image.numpy(), x.numpy(), casting="same_kind")
@@ -139,9 +158,10 @@ class Runner:
         # clones, because kernels load whole vectors: what is read from a file may lie anywhere
         constants = tuple(tensor.clone(memory_format=torch.contiguous_format).to(self._device) for tensor in packed)
         views = [self._view(value) for value in step.operands]
+        given = [self._given[step.masker]] if step.masker else []
         spaces = [self._view(value) for value in step.workspaces]
         results = [self._view(value) for value in step.results]
-        return partial(function, *views, *constants, *spaces, *results)
+        return partial(function, *views, *given, *constants, *spaces, *results)
 
     def _view(self, value: Value) -> Tensor:
         """A value, in the shape that kernels see: a map is channels-last."""
@@ -174,6 +194,10 @@ def view_of(arena: Tensor, value: Value) -> Tensor:
 
 def _bytes(arena: Tensor, value: Value) -> Tensor:
     return arena[value.offset : value.offset + value.type.nbytes]
+
+
+def _overlapping(executable: Executable) -> bool:
+    return min(step.kernel.target.capability for step in executable.steps) >= FIRST_ARCH
 
 
 def _one_device(device: str) -> torch.device:

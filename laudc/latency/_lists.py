@@ -21,9 +21,10 @@ from torch import Tensor, fx
 
 from laudc.ops._geometry import patch_size
 from laudc.ops._masker import Masker
+from laudc.ops.conv2d import Conv2d
 from laudc.ops.needed_region import NeededRegionSpec
 from laudc.ops.pixel_mask import PixelMaskSpec
-from laudc.program import Program, type_of
+from laudc.program import Program, type_of, types_of
 from laudc.schedules import Active
 
 Table: TypeAlias = NDArray[np.bool_]
@@ -115,12 +116,22 @@ def lists_of(program: Program, node: fx.Node) -> Lists:
     op = program.op(node)
     assert op is not None
     named = dict(zip(op.spec.operands, cast("tuple[fx.Node, ...]", node.args), strict=False))
-    rows = _pixels(program, named["rows"].all_input_nodes[0]) if "rows" in named else ()
+    rows: tuple[Source, ...] = ()
+    if isinstance(op, Conv2d) and op.spec.samples:
+        rows = (_whole(program, named["rows"], types_of(node)[0].shape[2:]),)
+    elif "rows" in named:
+        rows = _pixels(program, named["rows"].all_input_nodes[0])
     batch = _batch(program)
     if "channels" not in named:
         return Lists(rows=rows, batch=batch)
     mask = named["channels"].all_input_nodes[0]
     return Lists(rows=rows, channels=_masker(program, mask), decisions=type_of(mask).shape[1], batch=batch)
+
+
+def _whole(program: Program, mask: fx.Node, size: tuple[int, ...]) -> Source:
+    """All pixels of a map of that size, by one decision."""
+    down, across = (_patches(extent, extent) for extent in size)
+    return Source(key=_masker(program, mask), down=down, across=across)
 
 
 def _batch(program: Program) -> int:

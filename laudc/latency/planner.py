@@ -169,7 +169,6 @@ def planned(
     binding: bool,
     seed: int = 0,
     rate: float | None = None,
-    keep_first: bool = False,
 ) -> Plan:
     """The plan for a captured program.
 
@@ -190,7 +189,7 @@ def planned(
         )
     made_for = search.basis(program.source.get("model", "unknown")) if binding else None
     target = search.target.name if binding else None
-    return replace(plan, rate=rate, keep_first=keep_first, made_for=made_for, target=target)
+    return replace(plan, rate=rate, made_for=made_for, target=target)
 
 
 def _dynamic_anyway(choice: BlockChoice, margin: float) -> BlockChoice:

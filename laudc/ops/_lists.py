@@ -30,6 +30,12 @@ def rows_of(row_list: Tensor, batch: int) -> Tensor:
     return row_list[batch + 1 : batch + 1 + count].long()
 
 
+def samples_of(decisions: Tensor, pixels: int) -> Tensor:
+    """The row numbers, int64, of all the pixels of the samples that are on; decisions: (B, 1, 1), non-zero = on."""
+    on = decisions.flatten().nonzero()
+    return (on * pixels + torch.arange(pixels, device=on.device)).flatten()
+
+
 def make_channel_list(mask: Tensor) -> Tensor:
     """The channel list of a group mask (B, D), non-zero = on."""
     on = mask != 0

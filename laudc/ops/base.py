@@ -36,6 +36,11 @@ class Spec:
         """The names of the values it reads, in order."""
         return ("x",)
 
+    @property
+    def in_place(self) -> Mapping[str, int]:
+        """The operands whose own buffer becomes a result, and which."""
+        return {}
+
     def results(self, operands: Operands) -> tuple[TensorType, ...]:
         """The types it makes; one, unless the operation says otherwise."""
         raise NotImplementedError(type(self).__name__)

@@ -3,6 +3,8 @@
 out[row, n] = act( gain[row] * ( sum_k pro(x[row_in(row, k), chan(k)]) * w[k, chan(n)] + bias[n] ) + residual[row, n] )
 
 rows          compute only the output positions in the row list (others stay undefined)
+samples       the rows operand is no list but the layer masker's decisions, float32 (B, 1, 1): all positions of the
+              samples that are on
 gathered      x is no map but the matrix [capacity, kh*kw*C] that `gather` made of the listed rows
 compact       out is no map but the matrix [capacity, N], row i of it is row i of the list
 residual      "dense": act(residual + conv) everywhere; "in_place": the residual's own buffer becomes the
@@ -13,6 +15,8 @@ prologue      the pointwise function f of pro(x)[c] = f(scale[c] * x[c] + shift[
               x; "affine" leaves the scale and the shift; None: they meet x itself. Taps outside the image are zero
               all the same
 gain          a number for every row, float32 (B, 1, H, W), which its sum and bias are multiplied by; with no masker
+sums          a second result, in place of the last operand: the channel sums of every sample (`_sums.py`), those of
+              the rows that are computed added to what was there
 masker        one more output column, stored apart: the masker's keep logit of every pixel (needs one more
               row of weights); the second result, float32 (B, 1, H, W)
 """
@@ -28,8 +32,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from laudc.ops._lists import channels_of, rows_of
+from laudc.ops._lists import channels_of, rows_of, samples_of
 from laudc.ops._pointwise import after_affine, pointwise
+from laudc.ops._sums import channel_sums
 from laudc.ops.base import Call, Imports, Op, Operands, Spec
 from laudc.types import TensorType
 
@@ -49,11 +54,13 @@ class Conv2dSpec(Spec):
     bias: bool = False
     activation: str = "none"
     rows: bool = False
+    samples: bool = False
     gathered: bool = False
     compact: bool = False
     residual: str = "none"
     channels_in: int = 0
     channels_out: int = 0
+    sums: bool = False
     masker: bool = False
     prologue: str | None = None
     gain: bool = False
@@ -68,8 +75,14 @@ class Conv2dSpec(Spec):
             "channels": self.channels_in > 0 or self.channels_out > 0,
             "gain": self.gain,
             "residual": self.residual != "none",
+            "sums": self.sums,
         }
         return tuple(operand for operand, is_there in present.items() if is_there)
+
+    @property
+    def in_place(self) -> Mapping[str, int]:
+        updated = {"residual": 0} if self.residual == "in_place" else {}
+        return updated | ({"sums": 1} if self.sums else {})
 
     @property
     def taps(self) -> int:
@@ -105,7 +118,8 @@ class Conv2dSpec(Spec):
             return (TensorType(shape=(batch * height * width, self.out_channels), dtype=x.dtype),)
         out = TensorType(shape=(batch, self.out_channels, height, width), dtype=x.dtype)
         logits = TensorType(shape=(batch, 1, height, width), dtype="float32")
-        return (out, logits) if self.masker else (out,)
+        sums = TensorType(shape=(batch, self.out_channels), dtype="int64")
+        return (out, *([logits] if self.masker else []), *([sums] if self.sums else []))
 
     def out_map(self, operands: Operands) -> tuple[int, int, int]:
         """Batch, height and width of the map whose positions are computed."""
@@ -139,13 +153,23 @@ class Conv2d(Op):
             out = self._dense(x, None)
             return pointwise(spec.activation, out[:, :-1]), out[:, -1:].float()
         if spec.rows:
-            return self._listed_rows(x, named)
-        out = self._dense(x, named.get("channels"))
-        if spec.gain:
-            out = out * named["gain"].to(out.dtype)
-        if spec.residual == "dense":
-            out = out + named["residual"]
-        return pointwise(spec.activation, out)
+            out = self._listed_rows(x, named)
+        else:
+            out = self._dense(x, named.get("channels"))
+            if spec.gain:
+                out = out * named["gain"].to(out.dtype)
+            if spec.residual == "dense":
+                out = out + named["residual"]
+            out = pointwise(spec.activation, out)
+        return (out, named["sums"] + self._sums_of(out, named)) if spec.sums else out
+
+    def _sums_of(self, out: Tensor, named: Mapping[str, Tensor]) -> Tensor:
+        """Of the samples that are computed; nothing of the others."""
+        if not self.spec.rows:
+            return channel_sums(out)
+        assert self.spec.samples, self.spec
+        on = named["rows"].reshape(-1, 1, 1, 1) != 0
+        return channel_sums(torch.where(on, out, torch.zeros_like(out)))
 
     def _dense(self, x: Tensor, channels: Tensor | None) -> Tensor:
         if channels is None:
@@ -195,7 +219,7 @@ class Conv2d(Op):
         else:
             dense = self._dense(x, named.get("channels"))
             batch, _, height, width = dense.shape
-            rows = rows_of(row_list, batch)
+            rows = samples_of(row_list, height * width) if spec.samples else rows_of(row_list, batch)
             fresh = dense.permute(0, 2, 3, 1).reshape(-1, spec.out_channels)[rows]
         if spec.gain:
             fresh = fresh * named["gain"].reshape(-1, 1)[rows].to(fresh.dtype)

@@ -147,10 +147,15 @@ def test_a_dry_run_writes_nothing(cli: Cli, folder: Path) -> None:
 
 
 def test_a_rate_is_told_and_kept(cli: Cli) -> None:
-    said = cli(*TINY, "--rate", "0.25", "--keep-first", "--seed", "3")
+    said = cli(*TINY, "--rate", "0.25", "--seed", "3")
     assert "random masks at rate 0.25 stand in for the maskers" in said.out
     plan = loaded("tiny-spatial.laud").plan
-    assert (plan.rate, plan.keep_first, plan.seed) == (0.25, True, 3)
+    assert (plan.rate, plan.seed) == (0.25, 3)
+
+
+def test_keeping_first_blocks_that_are_all_there_are_is_refused(cli: Cli) -> None:
+    found = cli(*TINY, "--keep-first")
+    assert found.error == "only first blocks of stages can skip work here; leave keep_first out"
 
 
 def test_force_replaces_a_file(cli: Cli, folder: Path) -> None:

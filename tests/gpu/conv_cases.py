@@ -49,6 +49,10 @@ class Case:
                 return TensorType(shape=(rows, spec.in_channels * spec.taps), dtype=dtype)
             case "x":
                 return TensorType(shape=(batch, spec.in_channels, *self.size), dtype=dtype)
+            case "rows" if spec.samples:
+                return TensorType(shape=(batch, 1, 1), dtype="float32")
+            case "sums":
+                return TensorType(shape=(batch, spec.out_channels), dtype="int64")
             case "rows":
                 return TensorType(shape=(batch + 1 + rows,), dtype="int32")
             case "gain":
@@ -66,6 +70,7 @@ def conv(name: str, *, size: tuple[int, int] = (7, 9), **fields: Any) -> Case:
 
 THREE = {"kernel": (3, 3), "padding": AROUND}
 LISTED = {"rows": True, "bias": True, "activation": "relu"}
+WHOLE = {**LISTED, "samples": True}
 
 GENERAL = (
     conv("1x1", in_channels=16, out_channels=24, bias=True),
@@ -323,6 +328,17 @@ TENSOR_CORE = (
         residual="in_place",
         **LISTED,
         **THREE,
+    ),
+    conv("samples of 64", in_channels=64, out_channels=136, **WHOLE),
+    conv(
+        "samples 3x3 of 128, stride 2", in_channels=128, out_channels=64, stride=(2, 2), size=(9, 8), **WHOLE, **THREE
+    ),
+    conv("samples of 128, in place", in_channels=128, out_channels=264, residual="in_place", **WHOLE),
+    conv("sums of 72", in_channels=64, out_channels=72, bias=True, activation="relu", sums=True, size=(4, 4)),
+    conv("sums of 264, residual", in_channels=128, out_channels=264, residual="dense", activation="relu", sums=True),
+    conv("sums of 136, in place", in_channels=128, out_channels=136, residual="in_place", sums=True, **WHOLE),
+    conv(
+        "sums of 7x5, in place", in_channels=64, out_channels=64, residual="in_place", sums=True, size=(7, 5), **WHOLE
     ),
     Case(name="wide linear", spec=LinearSpec(in_features=192, out_features=1000, bias=True, activation="gelu")),
 )

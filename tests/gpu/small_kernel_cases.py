@@ -11,10 +11,17 @@ from torch import Tensor
 
 from laudc.ops._lists import make_row_list
 from laudc.ops._pointwise import POINTWISE
+from laudc.ops._sums import UNITS
 
 RATES = (0.0, 0.1, 0.5, 1.0)
 BATCHES = (1, 3)
-TORCH = {"float32": torch.float32, "float16": torch.float16, "int32": torch.int32, "uint8": torch.uint8}
+TORCH = {
+    "float32": torch.float32,
+    "float16": torch.float16,
+    "int32": torch.int32,
+    "int64": torch.int64,
+    "uint8": torch.uint8,
+}
 
 
 class Draw:
@@ -42,6 +49,9 @@ class Draw:
     def rows(self, height: int, width: int) -> Tensor:
         return make_row_list(self.pixels(height, width))
 
+    def sums(self, channels: int) -> Tensor:
+        return (self.floats(channels) * 1000 * UNITS).to(torch.int64)
+
     def matrix(self, rows: int, columns: int) -> Tensor:
         return self.data(rows, columns).flatten(0, 1)
 
@@ -65,6 +75,8 @@ class Case:
     operands: Callable[[Draw], tuple[Tensor, ...]]
     halves: bool = True
     """Whether there is a half precision form."""
+    everywhere: bool = True
+    """Whether CPUs and single precision have it too."""
 
     def __str__(self) -> str:
         x = self.operands(Blank(batch=1, rate=1.0, dtype="float32"))[0]
@@ -167,6 +179,19 @@ def _cases() -> Iterator[Case]:
                 operands=lambda d, channels=channels, size=size: (d.data(channels, *size),),
             )
         yield Case(op="patch_decision", fields=fields, operands=lambda d: (d.floats(1, 13, 9),), halves=False)
+    for channels, size in ((5, (13, 9)), (64, (56, 56)), (72, (4, 4))):
+        yield Case(
+            op="channel_sums",
+            fields={},
+            operands=lambda d, channels=channels, size=size: (d.data(channels, *size),),
+            everywhere=False,
+        )
+    for channels in (5, 64, 1030):
+        masker = {"key": "m", "channels": channels, "positions": 49}
+        yield Case(
+            op="zero_sums", fields={"channels": channels}, operands=lambda d: (d.data(3, 4, 4),), everywhere=False
+        )
+        yield Case(op="sums_masker", fields=masker, operands=lambda d, c=channels: (d.sums(c),), everywhere=False)
     for channels, hidden, decisions in ((5, 3, 7), (96, 16, 24), (512, 40, 256)):
         fields = {"key": "m", "channels": channels, "hidden": hidden, "decisions": decisions}
         yield Case(op="channel_masker", fields=fields, operands=lambda d, c=channels: (d.data(c, 1, 1),))

@@ -33,8 +33,9 @@ from laudc.kernels.build import Binary, build
 from laudc.kernels.kernel import Kernel
 from laudc.kernels.run import load_functions
 from laudc.ops._lists import make_channel_list, make_row_list
+from laudc.ops._sums import UNITS
 from laudc.ops.base import Op
-from laudc.ops.conv2d import Conv2d, Conv2dSpec
+from laudc.ops.conv2d import Conv2d
 from laudc.ops.linear import Linear, LinearSpec
 from laudc.schedules import SCHEDULES, Choice, Schedule, Work
 from laudc.targets import TARGETS
@@ -143,7 +144,9 @@ def draw(case: Case, *, dtype: str, batch: int, rate: float, seed: int, device: 
     height, width = case.out_size
     x_type = case.work(batch, dtype).operands[0]
     x = normal(*x_type.shape).to(kind)
-    if spec.rows:
+    if spec.samples:
+        operands["rows"] = chance(batch, 1, 1).float()
+    elif spec.rows:
         rows = make_row_list(chance(batch, height, width))
         count = int(rows[batch])
         rows[batch + 1 + count :] = -77_777_777
@@ -164,6 +167,8 @@ def draw(case: Case, *, dtype: str, batch: int, rate: float, seed: int, device: 
         operands["gain"] = normal(batch, 1, height, width)
     if spec.residual != "none":
         operands["residual"] = normal(batch, spec.out_channels, height, width).to(kind)
+    if spec.sums:
+        operands["sums"] = (normal(batch, spec.out_channels) * UNITS).to(torch.int64)
     return Draw(operands={"x": x, **operands}, weights=weights)
 
 
@@ -187,14 +192,15 @@ def stored(tensor: Tensor) -> Tensor:
 def arguments(schedule: Schedule, work: Work, choice: Choice, drawn: Draw) -> tuple[list[Tensor], list[Tensor]]:
     """What a kernel is called with: all arguments, and the results among them, poisoned."""
     device = drawn.operands["x"].device
-    in_place = isinstance(work.spec, Conv2dSpec) and work.spec.residual == "in_place"
-    read = [name for name in work.spec.operands if not (in_place and name == "residual")]
+    read = [name for name in work.spec.operands if name not in work.spec.in_place]
     packed = schedule.pack(work, choice, {name: weight.cpu() for name, weight in drawn.weights.items()})
+    updated = {index: name for name, index in work.spec.in_place.items()}
     results = [
-        stored(torch.full(type_.shape, torch.nan, dtype=TORCH[type_.dtype], device=device)) for type_ in work.results
+        stored(drawn.operands[updated[index]]).clone()
+        if index in updated
+        else stored(torch.full(type_.shape, torch.nan, dtype=TORCH[type_.dtype], device=device))
+        for index, type_ in enumerate(work.results)
     ]
-    if in_place:
-        results[0] = stored(drawn.operands["residual"]).clone()
     operands = [stored(drawn.operands[name]) for name in read]
     return [*operands, *(tensor.to(device) for tensor in packed), *results], results
 
@@ -202,13 +208,13 @@ def arguments(schedule: Schedule, work: Work, choice: Choice, drawn: Draw) -> tu
 def fault(case: Case, drawn: Draw, results: list[Tensor], dtype: str) -> str | None:
     """What is wrong with a kernel's results, or None."""
     for result, reference in zip(results, expected(case, drawn), strict=True):
-        wanted = stored(reference)
+        wanted = stored(reference).double()
         undefined = wanted.isnan()
         if not result[undefined].isnan().all():
             return "something was written that nobody asked for"
         relative = relative_error(result.double()[~undefined], wanted[~undefined])
         if not relative <= TOLERANCE[dtype]:
-            return f"relative error {relative:.2e}"
+            return f"relative error {relative:.2e} of the {result.dtype}"
     return None
 
 

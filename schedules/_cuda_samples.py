@@ -1,0 +1,56 @@
+# mypy: allow-untyped-defs, allow-untyped-calls
+"""Decisions on whole samples, read by the kernels themselves: a warp looks at 32 samples at a time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tvm import tirx
+from tvm.script import tirx as T
+
+_COUNT = """
+__device__ __forceinline__ int samples_on(const float* on, int batch) {
+  int found = 0;
+#pragma unroll 4
+  for (int first = 0; first < batch; first += 32) {
+    int sample = first + (threadIdx.x & 31);
+    found += __popc(__ballot_sync(0xffffffffu, sample < batch && on[sample] != 0.0f));
+  }
+  return found;
+}
+"""
+
+_NTH = """
+__device__ __forceinline__ int nth_sample_on(const float* on, int batch, int n) {
+  int found = 0;
+#pragma unroll 4
+  for (int first = 0; first < batch; first += 32) {
+    int sample = first + (threadIdx.x & 31);
+    unsigned bits = __ballot_sync(0xffffffffu, sample < batch && on[sample] != 0.0f);
+    int here = __popc(bits);
+    if (n >= 0 && n < here) {
+      int at = 0, rest = n;
+#pragma unroll
+      for (int half = 16; half; half >>= 1) {
+        int below = __popc((bits >> at) & ((1u << half) - 1u));
+        if (rest >= below) { rest -= below; at += half; }
+      }
+      found = first + at;
+    }
+    n -= here;
+  }
+  return found;
+}
+"""
+
+
+def samples_on(decisions: tirx.Buffer, batch: Any) -> Any:
+    """How many are on. Every thread of a warp has to ask, and gets the same answer."""
+    return T.cuda.func_call("samples_on", decisions.ptr_to([0, 0, 0]), batch, source_code=_COUNT, return_type="int32")
+
+
+def nth_sample_on(decisions: tirx.Buffer, batch: Any, n: Any) -> Any:
+    """The number of the n-th that is on, 0 past the last. Every thread of a warp has to ask, each for its own n."""
+    return T.cuda.func_call(
+        "nth_sample_on", decisions.ptr_to([0, 0, 0]), batch, n, source_code=_NTH, return_type="int32"
+    )

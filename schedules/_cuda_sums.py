@@ -1,0 +1,89 @@
+# mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators
+# mypy: disable-error-code="name-defined"
+# The functions below are TVMScript: TVM reads their text, Python never runs them.
+"""The channel sums that a tile leaves: of its finished rows, added to those of their samples.
+
+    a warp      sums its 16 rows, which are of two samples at most: two lines of float32 in shared memory
+    a thread    goes down a column of those lines, and adds each sample's sum to the whole, as a 64-bit integer
+
+So the order in which blocks come does not show in the sums.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tvm.script import tirx as T
+
+from laudc.ops._sums import UNITS
+from laudc.schedules._cuda_problem import Problem
+from laudc.schedules._cuda_tiles import ROWS_A_LINE, TensorTile
+from laudc.schedules._cuda_warps import WarpShare
+
+_ADD = f"""
+__device__ __forceinline__ void add_fixed(long long* sum, float value) {{
+  atomicAdd((unsigned long long*)sum, (unsigned long long)__float2ll_rn(value * {UNITS}.0f));
+}}
+"""
+_FROM_LANE = """
+__device__ __forceinline__ float from_lane(float value, int apart) {
+  return __shfl_xor_sync(0xffffffffu, value, apart);
+}
+"""
+
+
+def sum_lines(share: WarpShare, tile: TensorTile) -> Any:
+    """The inline function that puts down the two lines of a warp's 16 rows, whose first is `row`."""
+    reaches = [reach for reach in (16, 8, 4, 2, 1) if reach >= share.line_chunks]
+    chunks, bn = share.line_chunks, tile.bn
+
+    @T.inline
+    def put_down(mine, lines, row, column, lane):
+        for part in T.unroll(2):
+            for e in T.unroll(8):
+                for reach in T.unroll(len(reaches)):
+                    mine[part * 8 + e] = mine[part * 8 + e] + T.cuda.func_call(
+                        "from_lane",
+                        mine[part * 8 + e],
+                        T.shift_right(16, reach),
+                        source_code=_FROM_LANE,
+                        return_type="float32",
+                    )
+            if lane < chunks:
+                for e in T.vectorized(4):
+                    lines[(T.truncdiv(row, 8) + part) * bn + column + lane * 8 + e] = mine[part * 8 + e]
+                for e in T.vectorized(4):
+                    lines[(T.truncdiv(row, 8) + part) * bn + column + lane * 8 + 4 + e] = mine[part * 8 + 4 + e]
+
+    return put_down
+
+
+def add_lines(p: Problem, tile: TensorTile) -> Any:
+    """The inline function that adds all lines of a tile to the sums, after every warp has put down its own."""
+    bn, threads, columns, pixels = tile.bn, tile.threads, p.columns, p.pixels
+    blocks, passes = tile.bm // ROWS_A_LINE, -(-tile.bn // tile.threads)
+
+    @T.inline
+    def flush(sums, sample, column, value):
+        if sample >= 0 and column < columns:
+            T.cuda.func_call("add_fixed", sums.ptr_to([sample * columns + column]), value, source_code=_ADD)
+
+    @T.inline
+    def add(lines, place_shared, sums, first_column, thread, sample, value):
+        for i in T.unroll(passes):
+            if i * threads + thread < bn:
+                sample[0] = -1
+                value[0] = T.float32(0)
+                for block in T.unroll(blocks):
+                    if place_shared[block * 16] >= 0:
+                        for part in T.unroll(2):
+                            place: T.let = place_shared[block * 16 + part * 15]
+                            if place >= 0 and (part == 0 or T.truncdiv(place, pixels) != sample[0]):
+                                if T.truncdiv(place, pixels) != sample[0]:
+                                    flush(sums, sample[0], first_column + i * threads + thread, value[0])
+                                    sample[0] = T.truncdiv(place, pixels)
+                                    value[0] = T.float32(0)
+                                value[0] = value[0] + lines[(block * 2 + part) * bn + i * threads + thread]
+                flush(sums, sample[0], first_column + i * threads + thread, value[0])
+
+    return add
