@@ -143,8 +143,8 @@ def page(
         f"# Dynamic networks against the best static one, on {where}",
         "",
         "`laudc bench FILE.laud ... --json`, one run a batch, all variants interleaved in shuffled rounds; medians.",
-        "Random weights, images and masks (the executed rate stands beside the nominal one: the first block of each",
-        "stage stays on). Of every static variant, with norms folded and apart, the fastest counts. Versions: "
+        "Random weights, images and masks; the first block of each stage is static, the rates are of the others. Of",
+        "every static variant, with norms folded and apart, the fastest counts. Versions: "
         + ", ".join(f"{name} {version}" for name, version in first["versions"].items()) + ".",
         "",
         *_grid(

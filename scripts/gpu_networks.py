@@ -1,4 +1,4 @@
-"""The networks that GPU scripts measure: by name, with random weights, the first block of each stage on.
+"""The networks that GPU scripts measure: by name, with random weights, the first block of each stage static.
 
     python scripts/gpu_networks.py --build                 anywhere: build the kernels into the cache ($LAUDC_CACHE)
     python scripts/gpu_networks.py -o FOLDER               where the cache is: write a .laud file for each

@@ -84,12 +84,13 @@ def run_apart(model: CompiledModel, x: Tensor, masks: Mapping[str, Tensor], befo
         operands = [values.latest(value) for value in step.operands]
         constants = call.args[len(operands) : len(call.args) - len(step.workspaces) - len(step.results)]
         spaces = [values.fresh(value) for value in step.workspaces]
-        in_place = len(step.operands) < len(step.op.spec.operands)
-        results = [values.latest(value) if in_place else values.fresh(value) for value in step.results]
+        in_place = step.op.spec.in_place.values()
+        results = [
+            values.latest(value) if index in in_place else values.fresh(value)
+            for index, value in enumerate(step.results)
+        ]
         before(step)
         call.func(*operands, *constants, *spaces, *results)
-        if step.masker in masks:
-            values.latest(executable.decided[step.masker][0]).copy_(masks[step.masker])
 
     model.runner.walk(x, masks, visit)
     return values.latest(executable.output)

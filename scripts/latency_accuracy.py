@@ -4,7 +4,7 @@
     python scripts/latency_accuracy.py            measures, writes docs/benchmarks/latency-cpu.json and .md
     python scripts/latency_accuracy.py --table    only the table of the raw numbers that are there
 
-    python scripts/latency_accuracy.py --target h200 --build                       anywhere: its kernels, into the cache
+    python scripts/latency_accuracy.py --target h200 --build                       anywhere: all kernels, into the cache
     python scripts/latency_accuracy.py --target h200 --calibration FOLDER -o DIR   on the device, in float16
 
 The calibration has seen none of these networks. Beside all plans, the table gives those whose name's hash is even: a
@@ -30,6 +30,7 @@ import torch
 
 import laudc
 from laudc.compiled import CompiledModel
+from laudc.latency.calibration import probes
 from laudc.latency.constants import calibration_for
 from laudc.latency.machine import local_target
 from laudc.latency.measure import step_us
@@ -212,6 +213,7 @@ def main() -> None:
         batches = options.batches or BATCHES[load_target(options.target).kind]
         plans = compiled_plans(options.target, options.networks, batches)
         if options.build:
+            probes(load_target(options.target), print)
             for words, compiled in plans:
                 print(f"{words} batch {compiled.shape[0]}: {len(compiled.binaries)} kernels", flush=True)
             return
