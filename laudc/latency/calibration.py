@@ -123,13 +123,18 @@ def _width(interval: tuple[float, float]) -> float:
     return interval[1] / interval[0]
 
 
-def measure(target: Target, *, rounds: int, say: Callable[[str], None]) -> list[Sample]:
-    """Every kernel of the probe in every setting, each distinct one once."""
-    models = [
+def probes(target: Target, say: Callable[[str], None]) -> list[CompiledModel]:
+    """The networks whose kernels are measured. Elsewhere than on the device this only fills the cache for it."""
+    return [
         _compiled(target, paradigm, granularity, batch, say)
         for paradigm, granularity in _VARIANTS
         for batch in BATCHES[target.kind]
     ]
+
+
+def measure(target: Target, *, rounds: int, say: Callable[[str], None]) -> list[Sample]:
+    """Every kernel of the probe in every setting, each distinct one once."""
+    models = probes(target, say)
     found: dict[tuple[object, ...], list[Sample]] = {}
     for model in models:
         for rate in RATES:
