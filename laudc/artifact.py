@@ -25,7 +25,7 @@ from laudc.kernels.archive import read_archive, write_archive
 from laudc.kernels.build import Binary, build_all
 from laudc.kernels.cpu_features import detect_cpu
 from laudc.kernels.graph_file import graph_json, program_from, weight_bytes
-from laudc.kernels.kernel import Kernel
+from laudc.kernels.kernel import Kernel, Tile
 from laudc.plan import Plan
 from laudc.program import Program
 from laudc.targets import Target
@@ -42,8 +42,8 @@ class _MadeFor:
     shape: tuple[int, ...]
     dtype: str
     without: tuple[str, ...]
-    preferred: dict[str, dict[str, dict[str, int]]]
-    """The recorded tiles by step and schedule."""
+    preferred: dict[str, Tile]
+    """The recorded tiles by step."""
 
     @classmethod
     def of(cls, manifest: Mapping[str, Any]) -> _MadeFor:
@@ -52,7 +52,10 @@ class _MadeFor:
             shape=tuple(map(int, manifest["shape"])),
             dtype=str(manifest["dtype"]),
             without=tuple(map(str, manifest["without"])),
-            preferred={str(s["name"]): {str(s["schedule"]): dict(s["choice"])} for s in manifest["steps"]},
+            preferred={
+                str(s["name"]): Tile(schedule=str(s["schedule"]), choice=dict(s["choice"]), origin=s["origin"])
+                for s in manifest["steps"]
+            },
         )
 
 
@@ -246,6 +249,7 @@ def _compiled_manifest(model: CompiledModel) -> dict[str, Any]:
                 "kernel": s.kernel.symbol,
                 "schedule": s.kernel.schedule,
                 "choice": dict(s.kernel.choice),
+                "origin": s.kernel.origin,
             }
             for s in steps
         ],

@@ -1,7 +1,8 @@
-"""A compiled network against every static one that a user could run instead, in one run on one device.
+"""Compiled networks against every static one that a user could run instead, in one run on one device.
 
 All variants are called in rounds of shuffled order, so that a disturbance meets them all; figures are medians. Given
-masks are fresh in every round, and copied in before the call that is timed.
+masks are fresh in every round, and copied in before the call that is timed. Several networks may share the run, where
+they are the same one without their masks: the static variants are then prepared once.
 """
 
 from __future__ import annotations
@@ -15,34 +16,61 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from laudc.baselines import Network, baselines
+from laudc.baselines import Network, as_fast_as_torch, baselines
 from laudc.compiled import CompiledModel
 from laudc.errors import InputError, LaudcError
+from laudc.gpu_memory import measured_bytes
 from laudc.latency.constants import Calibration, calibration_for
+from laudc.latency.measure import block_us
 from laudc.latency.network import network_model
-from laudc.rates import stratified_masks
-from laudc.static_network import in_laudc
+from laudc.rates import executed_rates, stratified_masks
+from laudc.static_network import InTorch, in_laudc, static_program
 from laudc.timing import cuda_ms, fastest, host_ms, interleaved_ms
 
 OURS = "laudc"
 """What runs the static network that laudc compiles."""
 EVERYTHING_ON = 1.0
 
+Masks = Mapping[str, Tensor]
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Dynamic:
-    """The network at one rate."""
+    """A network at one rate."""
 
     nominal: float
     executed: float
+    rates: Mapping[str, float]
+    """Executed, by masker; so are the next in the first round."""
     samples_ms: Sequence[float]
     predicted_ms: float
-    blocks_ms: Mapping[str, float]
-    """Predicted, by block."""
+    blocks_ms: Mapping[str, tuple[float, float]]
+    """Measured kernel by kernel and predicted, by block."""
 
     @property
     def ms(self) -> float:
         return statistics.median(self.samples_ms)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Measured:
+    """One network."""
+
+    name: str
+    dynamic: Sequence[Dynamic]
+    """Everything on first, then as asked."""
+    peak_bytes: int | None
+    """Of GPU memory; None on a CPU."""
+    buffer_bytes: int
+
+    @property
+    def everything_on(self) -> Dynamic:
+        return self.dynamic[0]
+
+    @property
+    def asked(self) -> Dynamic:
+        """At the first rate that was asked for."""
+        return self.dynamic[min(1, len(self.dynamic) - 1)]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,22 +79,19 @@ class Benchmark:
 
     static: Mapping[str, Sequence[float]]
     """Milliseconds of the calls, by what runs it."""
-    dynamic: Sequence[Dynamic]
-    """Everything on first, then as asked."""
+    static_bytes: Mapping[str, int | None]
+    """Peak GPU memory."""
+    static_blocks_ms: Mapping[str, float]
+    """By block, of laudc's own, kernel by kernel; none where it was not run."""
+    networks: Sequence[Measured]
     notes: Mapping[str, str]
     """Of the static variants that could not be run, why."""
     calibration: Calibration
-    buffer_bytes: int
 
     @property
     def best(self) -> str:
         """The fastest static variant that is not laudc's own."""
         return fastest({name: times for name, times in self.static.items() if name != OURS})
-
-    @property
-    def asked(self) -> Dynamic:
-        """At the first rate that was asked for."""
-        return self.dynamic[min(1, len(self.dynamic) - 1)]
 
     def ms(self, name: str) -> float:
         return statistics.median(self.static[name])
@@ -76,10 +101,14 @@ class Benchmark:
         """The static network by laudc over the best of the others; None where laudc's was not run."""
         return self.ms(OURS) / self.ms(self.best) if OURS in self.static else None
 
-    def break_even_rate(self) -> float | None:
+    def speedup(self, network: Measured) -> float:
+        """Of the fastest static variant over the network at the first rate that was asked for."""
+        return self.ms(fastest(self.static)) / network.asked.ms
+
+    def break_even_rate(self, network: Measured) -> float | None:
         """The rate at which skipping takes as long as the best static network, between those measured; None where
         it is faster with everything on, or slower at the lowest."""
-        points = sorted((one.executed, one.ms) for one in self.dynamic)
+        points = sorted((one.executed, one.ms) for one in network.dynamic)
         limit = self.ms(self.best)
         for (low, fast), (high, slow) in pairwise(points):
             if fast <= limit < slow:
@@ -98,65 +127,127 @@ class Options:
     """With torch.compile's variants, which take minutes."""
     now: Callable[[str], None] = field(default=lambda words: None)
 
+    @property
+    def every_rate(self) -> Sequence[float]:
+        return list(dict.fromkeys([EVERYTHING_ON, *self.rates]))
 
-def run_benchmark(model: CompiledModel, options: Options) -> Benchmark:
+
+def run_benchmark(models: Mapping[str, CompiledModel], options: Options) -> Benchmark:
     """All variants on the device that is here, random images and random weights' or trained ones alike."""
-    if model.plan is None:
-        raise InputError("the network is static", "give a compiled one that can skip work")
-    device = model.target.kind
-    dtype = torch.float16 if model.dtype == "float16" else torch.float32
-    generator = torch.Generator().manual_seed(options.seed)
-    images = torch.randn(model.shape, generator=generator).to(device, dtype)
-    networks, notes = _static_networks(model, images, options)
-    rates = list(dict.fromkeys([EVERYTHING_ON, *options.rates]))
-    pools = {rate: [_masks(model, rate, options.seed, call) for call in range(options.rounds)] for rate in rates}
-    variants: dict[str, Callable[[int], object]] = {
-        name: partial(_on, network, images) for name, network in networks.items()
-    }
-    for rate in rates:
-        variants[_at(rate)] = partial(_masked, model, images, pools[rate])
-    with torch.inference_mode():
+    _refuse_different(models)
+    first = next(iter(models.values()))
+    device = first.target.kind
+    dtype = torch.float16 if first.dtype == "float16" else torch.float32
+    images = torch.randn(first.shape, generator=torch.Generator().manual_seed(options.seed))
+    images = images.to(device, dtype).contiguous(memory_format=torch.channels_last)
+    pools = {name: _pools(model, options) for name, model in models.items()}
+    with torch.inference_mode(), as_fast_as_torch(device):
+        static = _static_networks(first, images, options)
+        peaks = {name: _loaded(model, images, pools[name], options) for name, model in models.items()}
+        variants: dict[str, Callable[[int], object]] = {
+            _static(name): partial(_on, network, images) for name, network in static.networks.items()
+        }
+        for name, model in models.items():
+            for rate, pool in pools[name].items():
+                variants[_at(name, rate)] = partial(_masked, model, images, pool)
         samples = interleaved_ms(
             variants,
             rounds=options.rounds,
             clock=cuda_ms if device == "cuda" else host_ms,
             progress=lambda name, call: options.now(f"timing {name}, round {call + 1} of {options.rounds}"),
         )
-    calibration = calibration_for(model.target)
+        calibration = calibration_for(first.target)
+        networks = []
+        for name, model in models.items():
+            options.now(f"timing the blocks of {name}")
+            times = {rate: samples[_at(name, rate)] for rate in pools[name]}
+            networks.append(
+                Measured(
+                    name=name,
+                    dynamic=_dynamic(model, images, pools[name], times, calibration),
+                    peak_bytes=peaks[name],
+                    buffer_bytes=model.lowering.executable.arena_bytes,
+                )
+            )
+        ours = static.networks.get(OURS)
+        blocks = block_us(ours, images, {}, rounds=options.rounds) if isinstance(ours, CompiledModel) else {}
+    return Benchmark(
+        static={name: samples[_static(name)] for name in static.networks},
+        static_bytes=static.peak_bytes,
+        static_blocks_ms={block: us / 1e3 for block, us in blocks.items()},
+        networks=networks,
+        notes=static.notes,
+        calibration=calibration,
+    )
+
+
+def _refuse_different(models: Mapping[str, CompiledModel]) -> None:
+    """InputError unless each can skip work and all are the same network without it, made for the same thing."""
+    held: tuple[str, dict[str, object]] | None = None
+    for name, model in models.items():
+        if model.plan is None:
+            raise InputError(f"{name} is static", "give a compiled one that can skip work")
+        facts: dict[str, object] = {
+            "target": model.target.name,
+            "input": "x".join(map(str, model.shape)),
+            "data type": model.dtype,
+            "network without masks": static_program(model.lowering.converted).digest,
+        }
+        first, same = held = held or (name, facts)
+        for what, value in facts.items():
+            if value != same[what]:
+                words = "" if what.startswith("network") else f" ({same[what]}, {value})"
+                raise InputError(f"{first} and {name} differ in the {what}{words}", "bench them one by one")
+
+
+def _dynamic(
+    model: CompiledModel,
+    images: Tensor,
+    pools: Mapping[float, Sequence[Masks]],
+    samples: Mapping[float, Sequence[float]],
+    calibration: Calibration,
+) -> list[Dynamic]:
     priced = network_model(model.lowering.lowered)
-    dynamic = []
-    for rate in rates:
-        masks = {key: mask.cpu() for key, mask in pools[rate][0].items()}
+    found = []
+    for rate, pool in pools.items():
+        masks = {key: mask.cpu() for key, mask in pool[0].items()}
         predicted = priced.given(calibration, masks)
+        measured = block_us(model, images, pool[0], rounds=len(pool))
         units = sum(mask.numel() for mask in masks.values())
-        dynamic.append(
+        found.append(
             Dynamic(
                 nominal=rate,
                 executed=sum(float(mask.sum()) for mask in masks.values()) / units,
-                samples_ms=samples[_at(rate)],
+                rates=executed_rates(masks),
+                samples_ms=samples[rate],
                 predicted_ms=predicted.total_us / 1e3,
-                blocks_ms={block: time.total_us / 1e3 for block, time in predicted.blocks.items() if block},
+                blocks_ms={block: (us / 1e3, predicted.blocks[block].total_us / 1e3) for block, us in measured.items()},
             )
         )
-    return Benchmark(
-        static={name: samples[name] for name in networks},
-        dynamic=dynamic,
-        notes=notes,
-        calibration=calibration,
-        buffer_bytes=model.lowering.executable.arena_bytes,
-    )
+    return found
 
 
 def _on(network: Network, images: Tensor, call: int) -> Tensor:
     return network(images)
 
 
-def _masked(model: CompiledModel, images: Tensor, pool: Sequence[Mapping[str, Tensor]], call: int) -> Tensor:
+def _masked(model: CompiledModel, images: Tensor, pool: Sequence[Masks], call: int) -> Tensor:
     return model(images, pool[call])
 
 
-def _at(rate: float) -> str:
-    return f"this network at rate {rate:g}"
+def _static(name: str) -> str:
+    return f"static by {name}"
+
+
+def _at(name: str, rate: float) -> str:
+    return f"{name} at rate {rate:g}"
+
+
+def _pools(model: CompiledModel, options: Options) -> dict[float, list[Masks]]:
+    """By rate, the masks of every round."""
+    return {
+        rate: [_masks(model, rate, options.seed, call) for call in range(options.rounds)] for rate in options.every_rate
+    }
 
 
 def _masks(model: CompiledModel, rate: float, seed: int, call: int) -> dict[str, Tensor]:
@@ -164,24 +255,40 @@ def _masks(model: CompiledModel, rate: float, seed: int, call: int) -> dict[str,
     return {key: mask.to(model.target.kind) for key, mask in masks.items()}
 
 
-def _static_networks(
-    model: CompiledModel, images: Tensor, options: Options
-) -> tuple[dict[str, Network], dict[str, str]]:
-    """Those that run here, each called once; why the others do not."""
-    found: dict[str, Network] = {}
-    notes: dict[str, str] = {}
+def _loaded(
+    model: CompiledModel, images: Tensor, pools: Mapping[float, Sequence[Masks]], options: Options
+) -> int | None:
+    """Load it; the GPU memory it takes."""
+    pool = pools[EVERYTHING_ON]
+    _, peak = measured_bytes(lambda: model, lambda network: network(images, pool[0]), device=model.target.kind)
+    return peak
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Static:
+    """What was prepared, why the others were not, and the memory it takes."""
+
+    networks: dict[str, Network] = field(default_factory=dict)
+    notes: dict[str, str] = field(default_factory=dict)
+    peak_bytes: dict[str, int | None] = field(default_factory=dict)
+
+
+def _static_networks(model: CompiledModel, images: Tensor, options: Options) -> _Static:
+    """Those that run here, each called twice."""
+    found = _Static()
     made: dict[str, Callable[[], Network]] = {OURS: lambda: in_laudc(model)}
     made |= baselines(model.lowering.converted, images, dtype=images.dtype, compiled=options.compiled)
+    weights = 0
     for name, make in made.items():
         options.now(f"preparing the static network by {name}")
         try:
-            with torch.inference_mode():
-                network = make()
-                network(images)
+            network, peak = measured_bytes(make, lambda network: network(images), device=images.device.type)
         except LaudcError as error:
-            notes[name] = error.fact
+            found.notes[name] = error.fact
         except Exception as error:  # whatever torch's compilers raise; it is told, and the rest is measured
-            notes[name] = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no words'}"
+            found.notes[name] = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no words'}"
         else:
-            found[name] = network
-    return found, notes
+            weights = network.weight_bytes if isinstance(network, InTorch) else weights
+            shared = 0 if name == OURS else weights  # torch's variants share weights that stood before
+            found.networks[name], found.peak_bytes[name] = network, None if peak is None else peak + shared
+    return found

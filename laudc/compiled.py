@@ -18,16 +18,16 @@ from laudc.dynamic_model import check_masks, mask_shapes
 from laudc.errors import InputError, ToolchainError
 from laudc.kernels.build import Binary, build_all
 from laudc.kernels.executable import Executable, make_executable
-from laudc.kernels.kernel import Kernel
+from laudc.kernels.kernel import Kernel, Tile
 from laudc.kernels.run import Runner
 from laudc.latency.constants import Calibration, device_identity
 from laudc.latency.machine import here
+from laudc.latency.tuned import tuned_for
 from laudc.passes import Pass
 from laudc.passes.bind_kernels import BindKernels
 from laudc.plan import Plan
 from laudc.program import Program, in_evaluation, input_type, program_for, types_of
 from laudc.rates import MaskShape, executed_rates, stratified_masks
-from laudc.schedules import Choice
 from laudc.targets import Target
 
 _MOST_ELEMENTS = 2**31
@@ -54,10 +54,11 @@ def lower(
     shape: tuple[int, ...],
     dtype: str,
     without: Sequence[str],
-    preferred: Mapping[str, Mapping[str, Choice]] | None = None,
+    preferred: Mapping[str, Tile] | None = None,
     calibration: Calibration | None = None,
 ) -> Lowering:
-    """Run the passes and bind the kernels, by the calibration that the device has if none is given.
+    """Run the passes and bind the kernels: by the calibration that is given, and no more; else by what is known of the
+    device, its calibration and the tiles that were timed on it.
 
     BuildError where something has no kernel.
     """
@@ -65,7 +66,11 @@ def lower(
     typed = program_for(frozen, shape, dtype=dtype)
     _refuse_too_large(typed)
     bind = BindKernels(
-        target=target, preferred=preferred or {}, calibration=calibration, expected_rate=_expected_rate(plan)
+        target=target,
+        preferred=preferred or {},
+        tuned=tuned_for(here(target)) if calibration is None else None,
+        calibration=calibration,
+        expected_rate=_expected_rate(plan),
     )
     passes = (*passes_for(target, plan, without, calibration=calibration), bind)
     lowered, steps = pipeline.run(typed, passes)

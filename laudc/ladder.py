@@ -27,17 +27,14 @@ from laudc.compiled import CompiledModel, passes_for
 from laudc.dynamic_model import DynamicModel, mask_shapes
 from laudc.errors import EqualityError, InputError
 from laudc.kernels.executable import Step
-from laudc.ops._masker import Masker
-from laudc.ops.base import Op
 from laudc.passes import Pass
 from laudc.plan import Plan
 from laudc.program import Program, in_evaluation, input_type, program_for
 from laudc.rates import stratified_masks
+from laudc.reference import HALF_BAR, expected_results, kernel_bar, kernel_error
 from laudc.static_network import static_program
 
 _NETWORK_BAR = 1e-4
-_KERNEL_BAR = 1e-5
-_HALF_BAR = 2e-3
 _MARGIN = {"float32": 1e-3, "float16": 5e-2}
 """A decision may differ where the logit is nearer to zero than this share of the largest."""
 
@@ -153,10 +150,11 @@ def _lowering(
 def _kernels(model: CompiledModel, image: Tensor, masks: Mapping[str, Tensor], rate: float) -> Iterator[Rung]:
     """The worst kernel of every operation, each step on the operands it gets in a real run."""
     worst: dict[str, Rung] = {}
-    bar = _HALF_BAR if model.dtype == "float16" else _KERNEL_BAR
+    bar = kernel_bar(model.dtype)
 
     def compare(step: Step, operands: tuple[Tensor, ...], results: tuple[Tensor, ...]) -> None:
-        error = _kernel_error(step, operands, results, masks, half=model.dtype == "float16")
+        expected, given = expected_results(step.op, operands, dtype=model.dtype), masks.get(step.masker)
+        error = kernel_error(step.op, operands, results, expected, given)
         where = f"{step.kernel.symbol} for %{step.name} ({step.block or 'outside the blocks'}) at rate {rate:g}"
         rung = Rung(name="kernel", where=where, error=error, bar=bar)
         held = worst.get(step.op.spec.name)
@@ -167,43 +165,6 @@ def _kernels(model: CompiledModel, image: Tensor, masks: Mapping[str, Tensor], r
     yield from worst.values()
 
 
-def _kernel_error(
-    step: Step, operands: tuple[Tensor, ...], results: tuple[Tensor, ...], masks: Mapping[str, Tensor], *, half: bool
-) -> float:
-    reference = _reference(step.op, half=half)
-    made = reference(*(value.float() if value.is_floating_point() else value for value in operands))
-    expected = made if isinstance(made, tuple) else (made,)
-    if isinstance(step.op, Masker):
-        mask, logits, *_ = results
-        if not torch.equal(mask, masks.get(step.masker, (logits >= 0).float())):
-            return float("inf")
-        expected, results = (expected[1],), (logits,)  # its decisions may differ by rounding; the logits may not
-    return max(_defined_error(step.op, found, want, operands) for found, want in zip(results, expected, strict=True))
-
-
-def _reference(op: Op, *, half: bool) -> Op:
-    """The op with the weights that the kernels multiply by: rounded, in a half-precision network."""
-    plain = op.replaced()
-    if half and not isinstance(op, Masker) and "weight" in op.spec.weights():
-        rounded = getattr(op, "weight").detach().half().float()  # noqa: B009  ops with weights have it
-        plain.register_parameter("weight", torch.nn.Parameter(rounded))
-    return plain
-
-
-def _defined_error(op: Op, found: Tensor, expected: Tensor, operands: tuple[Tensor, ...]) -> float:
-    """Compares what the operation defines: NaN in the reference marks what nobody may read."""
-    if op.spec.name in ("row_list", "patch_rows"):
-        batch = operands[0].shape[0]
-        used = batch + 1 + int(expected[batch])
-        return 0.0 if torch.equal(found[:used], expected[:used]) else float("inf")
-    if op.spec.name == "channel_list":
-        ahead = torch.arange(expected.shape[1] - 1) < expected[:, :1]
-        listed = torch.cat([torch.ones_like(ahead[:, :1]), ahead], 1)
-        return 0.0 if torch.equal(found[listed], expected[listed]) else float("inf")
-    defined = ~torch.isnan(expected) if expected.is_floating_point() else torch.ones_like(expected, dtype=torch.bool)
-    return relative_error(found[defined].float(), expected[defined].float())
-
-
 def _compiled(model: CompiledModel, program: Program, image: Tensor, masks: Mapping[str, Tensor], rate: float) -> Rung:
     expected = program(image, masks)[0]
     model.runner.poison()
@@ -211,7 +172,7 @@ def _compiled(model: CompiledModel, program: Program, image: Tensor, masks: Mapp
     error, bar, note = relative_error(found, expected), _NETWORK_BAR, ""
     if model.dtype == "float16":
         theirs = _torch_half_error(model, program, image, masks, expected)
-        bar = max(_HALF_BAR, 1.5 * theirs)
+        bar = max(HALF_BAR, 1.5 * theirs)
         note = f"torch's own float16: {theirs:.1e}"
     return Rung(name="compiled", where=f"whole network at rate {rate:g}", error=error, bar=bar, note=note)
 

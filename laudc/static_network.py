@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import cast
 
 import torch
@@ -44,21 +45,43 @@ def in_laudc(model: CompiledModel, progress: Callable[[int, int], None] | None =
     )
 
 
-def in_torch(program: Program, *, dtype: torch.dtype, device: str) -> dict[str, Callable[[Tensor], Tensor]]:
-    """The static network as torch runs it eagerly, norms folded, by memory format; each takes (B, C, H, W)."""
-    plain = in_evaluation(FoldBatchnorm().run(static_program(program)), copy_weights=True).graph
+@dataclass(frozen=True, kw_only=True, slots=True)
+class InTorch:
+    """A network as torch runs it, in one memory format; called with (B, C, H, W) wherever and however it lies."""
+
+    module: nn.Module
+    memory_format: torch.memory_format
+    dtype: torch.dtype
+    device: str
+
+    def __call__(self, x: Tensor) -> Tensor:
+        x = x.to(self.device, self.dtype).contiguous(memory_format=self.memory_format)
+        return cast(Tensor, self.module(x))
+
+    @property
+    def weight_bytes(self) -> int:
+        return sum(tensor.nbytes for tensor in (*self.module.parameters(), *self.module.buffers()))
+
+
+def in_torch(program: Program, *, dtype: torch.dtype, device: str, folded: bool = True) -> dict[str, InTorch]:
+    """The static network as torch runs it eagerly, by memory format; with its norms folded into the convolutions."""
+    static = static_program(program)
+    plain = in_evaluation(FoldBatchnorm().run(static) if folded else static, copy_weights=True).graph
     plain = plain.to(device=device, dtype=dtype)
     formats = {"torch": torch.contiguous_format, "torch, channels_last": torch.channels_last}
-    return {name: _eager(copy.deepcopy(plain), memory_format) for name, memory_format in formats.items()}
+    return {
+        name: InTorch(
+            module=_formatted(copy.deepcopy(plain), memory_format),
+            memory_format=memory_format,
+            dtype=dtype,
+            device=device,
+        )
+        for name, memory_format in formats.items()
+    }
 
 
-def _eager(network: nn.Module, memory_format: torch.memory_format) -> Callable[[Tensor], Tensor]:
-    for parameter in network.parameters():
+def _formatted(module: nn.Module, memory_format: torch.memory_format) -> nn.Module:
+    for parameter in module.parameters():
         if parameter.ndim == 4:
             parameter.data = parameter.data.contiguous(memory_format=memory_format)
-    some = next(network.parameters())
-
-    def run(x: Tensor) -> Tensor:
-        return cast(Tensor, network(x.to(some.device, some.dtype).contiguous(memory_format=memory_format)))
-
-    return run
+    return module

@@ -23,7 +23,6 @@ from laudc.compare import relative_error
 from laudc.kernels.toolchain import EXTRA, CudaCompiler, Missing, find_compiler
 from laudc.ops import OPS, Op, Spec
 from laudc.ops._masker import Masker
-from laudc.ops.conv2d import Conv2d
 from laudc.ops.patch_masker import PatchMaskerSpec
 from laudc.passes import PASSES
 from laudc.passes.find_blocks import FindBlocks
@@ -318,10 +317,12 @@ class _Overwriting(fx.Interpreter):
     def call_module(self, target: Target, args: tuple[Argument, ...], kwargs: dict[str, object]) -> object:
         out = super().call_module(target, args, kwargs)
         op = self.module.get_submodule(cast(str, target))
-        if not isinstance(op, Conv2d) or op.spec.residual != "in_place":
+        if not isinstance(op, Op) or not op.spec.in_place:
             return out
-        buffer = cast(Tensor, args[-1])
-        return buffer.copy_(out)
+        results = list(out) if isinstance(out, tuple) else [out]
+        for name, index in op.spec.in_place.items():
+            results[index] = cast(Tensor, args[op.spec.operands.index(name)]).copy_(results[index])
+        return tuple(results) if isinstance(out, tuple) else results[0]
 
 
 def run_overwriting(program: Program, x: Tensor, masks: Mapping[str, Tensor] | None = None) -> Tensor:

@@ -1,5 +1,5 @@
-"""Give every operation the kernel that will do it: the first schedule that takes the work, with the tile that is
-predicted to be fastest when the lists hold what the expected rate puts there.
+"""Give every operation the kernel that will do it: the tile that was timed on the device, when the lists hold about
+what the expected rate puts there; else, of the first schedule that takes the work, the one predicted to be fastest.
 
 The kernel stands in the node's meta under "kernel". What needs none: an element of several results, and a flatten
 of a 1x1 map, which is another view of the same bytes. A torch operation that laudc has no op for, or an op that no
@@ -19,11 +19,13 @@ from laudc.defaults import DEFAULT_RATE
 from laudc.errors import BuildError
 from laudc.passes.base import Pass
 from laudc.program import Program, input_type, is_view, type_of, types_of
-from laudc.schedules import Choice, Work
+from laudc.schedules import Work
 from laudc.targets import TARGETS, Target
 
 if TYPE_CHECKING:
+    from laudc.kernels.kernel import Tile
     from laudc.latency.constants import Calibration
+    from laudc.latency.tuned import Tuned
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,8 +33,10 @@ class BindKernels(Pass):
     stage = "bind"
 
     target: Target = TARGETS["cpu"]
-    preferred: Mapping[str, Mapping[str, Choice]] = field(default_factory=dict)
-    """By node, the tiles to take where their schedule offers them."""
+    preferred: Mapping[str, Tile] = field(default_factory=dict)
+    """By node, the tiles to take where they are offered."""
+    tuned: Tuned | None = field(default=None, repr=False)
+    """What was timed on the device; None: nothing."""
     expected_rate: float = DEFAULT_RATE
     """Of every masker."""
     calibration: Calibration | None = field(default=None, repr=False)
@@ -48,13 +52,16 @@ class BindKernels(Pass):
         cases = lists_at(clone, self.expected_rate)
         for node in clone.nodes:
             if not needs_no_kernel(clone, node):
+                work, on = _work_of(clone, node), cases(node)
+                timed = self.tuned.tile(work, batch, on) if self.tuned is not None else None
+                wanted = (self.preferred.get(node.name), timed)
                 node.meta["kernel"] = fastest_kernel(
-                    _work_of(clone, node),
+                    work,
                     self.target,
                     batch=batch,
-                    cases=cases(node),
+                    cases=on,
                     calibration=calibration,
-                    preferred=self.preferred.get(node.name),
+                    preferred=[tile for tile in wanted if tile is not None],
                 )
         return clone
 

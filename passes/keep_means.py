@@ -28,7 +28,6 @@ from laudc.ops.pixel_mask import PixelMask, PixelMaskSpec
 from laudc.ops.row_list import RowList
 from laudc.passes.base import Pass
 from laudc.passes.keep_sums import written_by
-from laudc.passes.whole_samples import has_kernel
 from laudc.program import Program, set_op, type_of, types_of
 from laudc.targets import TARGETS, Target
 
@@ -97,7 +96,9 @@ def _switched_on(program: Program, rows: fx.Node) -> tuple[fx.Node, PixelMaskSpe
 
 
 def _has_kernel(program: Program, node: fx.Node, target: Target) -> bool:
-    return has_kernel(_kept(program, node, first=True), (type_of(node.args[0]),), target)
+    from laudc.latency.search import has_kernel
+
+    return has_kernel(_kept(program, node, first=True).spec, (type_of(node.args[0]),), target)
 
 
 def _kept(program: Program, node: fx.Node, *, first: bool) -> KeptMasker:

@@ -26,7 +26,6 @@ from laudc.ops.patch_masker import PatchMasker
 from laudc.ops.sums_masker import SumsMasker, SumsMaskerSpec
 from laudc.ops.zero_sums import ZeroSums, ZeroSumsSpec
 from laudc.passes.base import Pass
-from laudc.passes.whole_samples import has_kernel
 from laudc.program import Program, block_of, elements, insert_op, set_op, type_of, types_of
 from laudc.targets import TARGETS, Target
 from laudc.types import TensorType
@@ -59,9 +58,11 @@ class _Left:
 
 def can_read_sums(program: Program, node: fx.Node, target: Target) -> bool:
     """Whether this is a masker with one decision on a whole map, of a kind whose sums the target has kernels for."""
+    from laudc.latency.search import has_kernel
+
     if not isinstance(program.op(node), PatchMasker) or types_of(node)[0].shape[1:] != (1, 1):
         return False
-    return has_kernel(ChannelSums(ChannelSumsSpec()), (type_of(node.args[0]),), target)
+    return has_kernel(ChannelSumsSpec(), (type_of(node.args[0]),), target)
 
 
 def written_by(program: Program, value: fx.Node) -> fx.Node:
@@ -74,12 +75,14 @@ def written_by(program: Program, value: fx.Node) -> fx.Node:
 
 def _sums_of(program: Program, x: fx.Node, masker: fx.Node, left: Mapping[fx.Node, _Left], target: Target) -> fx.Node:
     """The sums of a map: from the convolution that writes it, or taken."""
+    from laudc.latency.search import has_kernel
+
     graph = program.graph.graph
     writer, before = program.op(x), _sums_before(program, x, left)
     if isinstance(writer, Conv2d) and before is not None:
         keeping = writer.replaced(sums=True)
         operands = (*(type_of(value) for value in x.args), _type_of_sums(x))
-        if has_kernel(keeping, operands, target):
+        if has_kernel(keeping.spec, operands, target):
             if before is x:
                 with graph.inserting_before(x):
                     zero = ZeroSums(ZeroSumsSpec(channels=writer.spec.out_channels))

@@ -13,17 +13,13 @@ from dataclasses import dataclass
 
 from torch import fx
 
-from laudc.errors import BuildError
 from laudc.ops._geometry import patch_size
-from laudc.ops.base import Op
 from laudc.ops.conv2d import Conv2d
 from laudc.ops.pixel_mask import PixelMask
 from laudc.ops.row_list import RowList
 from laudc.passes.base import Pass
 from laudc.program import Program, set_op, type_of
-from laudc.schedules import Work
 from laudc.targets import TARGETS, Target
-from laudc.types import TensorType
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +30,8 @@ class WholeSamples(Pass):
     target: Target = TARGETS["cpu"]
 
     def run(self, program: Program) -> Program:
+        from laudc.latency.search import has_kernel
+
         clone, changed = program.clone(), False
         for node in list(clone.nodes):
             mask = decision_on_whole(clone, node)
@@ -42,7 +40,7 @@ class WholeSamples(Pass):
                 continue
             whole = conv.replaced(samples=True)
             x, _, *others = (value for value in node.args if isinstance(value, fx.Node))
-            if has_kernel(whole, tuple(map(type_of, (x, mask, *others))), self.target):
+            if has_kernel(whole.spec, tuple(map(type_of, (x, mask, *others))), self.target):
                 set_op(clone, node, whole, (x, mask, *others))
                 changed = True
         return clone.finished() if changed else program
@@ -60,18 +58,6 @@ def decision_on_whole(program: Program, node: fx.Node) -> fx.Node | None:
         return None
     whole = all(patch_size(mask.spec.granularity, extent) == extent for extent in mask.spec.map_size)
     return pixels.all_input_nodes[0] if whole else None
-
-
-def has_kernel(op: Op, operands: tuple[TensorType, ...], target: Target) -> bool:
-    """Whether a schedule takes an operation on operands of these types."""
-    from laudc.kernels.kernel import choose
-
-    work = Work(spec=op.spec, operands=operands, results=op.spec.results(operands))
-    try:
-        choose(work, target, batch=operands[0].shape[0])
-    except BuildError:
-        return False
-    return True
 
 
 PASS = WholeSamples

@@ -21,15 +21,18 @@ def tensor_core_demand(p: Problem, tile: TensorTile, speed: float, active: Activ
     rows = _rows(p, active)
     row_tiles, column_tiles = math.ceil(rows / tile.bm), math.ceil(p.columns / tile.bn)
     every = math.ceil(p.capacity / tile.bm)
-    depth = math.ceil(p.depth / STEP) * STEP
+    depth = math.ceil(p.depth / STEP / tile.split) * STEP
+    finished = 2 * tile.bm * tile.bn * _passes(p) / tile.split
+    if tile.split > 1:
+        finished += 2 * 4 * tile.bm * tile.bn
     return (
         replace(
             _unique(p, rows, p.group_channels, p.columns),
             unit="tensor_fp16",
-            tasks=row_tiles * column_tiles,
-            idle_tasks=0 if tile.blocks else (every - row_tiles) * column_tiles,
+            tasks=row_tiles * column_tiles * tile.split,
+            idle_tasks=0 if tile.blocks else (every - row_tiles) * column_tiles * tile.split,
             macs=tile.bm * (tile.bn + tile.extra) * depth,
-            l2_bytes=2 * (tile.bm + tile.bn + tile.extra) * depth + 2 * tile.bm * tile.bn * _passes(p),
+            l2_bytes=2 * (tile.bm + tile.bn + tile.extra) * depth + finished,
             threads=tile.threads,
             shared_bytes=tile.shared_bytes,
             registers=tile.bm * (tile.bn + tile.extra) // tile.threads + _OTHER_REGISTERS,

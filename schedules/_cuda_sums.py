@@ -59,8 +59,8 @@ def sum_lines(share: WarpShare, tile: TensorTile) -> Any:
 
 
 def add_lines(p: Problem, tile: TensorTile) -> Any:
-    """The inline function that adds all lines of a tile to the sums, after every warp has put down its own."""
-    bn, threads, columns, pixels = tile.bn, tile.threads, p.columns, p.pixels
+    """The inline function that adds the lines of a block to the sums, after every warp has put down its own."""
+    bn, threads, columns, pixels, split = tile.bn, tile.threads, p.columns, p.pixels, tile.split
     blocks, passes = tile.bm // ROWS_A_LINE, -(-tile.bn // tile.threads)
 
     @T.inline
@@ -69,13 +69,13 @@ def add_lines(p: Problem, tile: TensorTile) -> Any:
             T.cuda.func_call("add_fixed", sums.ptr_to([sample * columns + column]), value, source_code=_ADD)
 
     @T.inline
-    def add(lines, place_shared, sums, first_column, thread, sample, value):
+    def add(lines, place_shared, sums, first_column, thread, rank, sample, value):
         for i in T.unroll(passes):
             if i * threads + thread < bn:
                 sample[0] = -1
                 value[0] = T.float32(0)
                 for block in T.unroll(blocks):
-                    if place_shared[block * 16] >= 0:
+                    if place_shared[block * 16] >= 0 and block % split == rank:
                         for part in T.unroll(2):
                             place: T.let = place_shared[block * 16 + part * 15]
                             if place >= 0 and (part == 0 or T.truncdiv(place, pixels) != sample[0]):

@@ -17,23 +17,24 @@ from __future__ import annotations
 from tvm.ir import IRModule
 from tvm.script import tirx as T
 
+from laudc.schedules._cuda_cluster import add_up, exchange_words, meet
+from laudc.schedules._cuda_overlap import SHARERS, wait_with_weights
 from laudc.schedules._cuda_problem import Problem
 from laudc.schedules._cuda_prologue import wait_and_apply
 from laudc.schedules._cuda_rows import (
     own_chunk,
     row_at,
     row_count,
-    row_of_place,
     row_tiles,
     step_shift,
     tap_bits,
     window_start,
 )
-from laudc.schedules._cuda_sums import add_lines, sum_lines
+from laudc.schedules._cuda_sums import add_lines
+from laudc.schedules._cuda_tensor_finish import read_added, round_off, store_rows
 from laudc.schedules._cuda_tiles import STEP, TensorTile
 from laudc.schedules._cuda_tir import arguments_of, flat, module_of, run_of
 from laudc.schedules._cuda_warps import WarpShare
-from laudc.schedules._pointwise import pointwise
 
 _UNIFORM = "__device__ __forceinline__ int warp_uniform(int v) { return __shfl_sync(0xffffffff, v, 0, 32); }\n"
 
@@ -48,30 +49,33 @@ def tensor_core_module(p: Problem, tile: TensorTile) -> IRModule:
     depth_chunks = p.depth // 8
     steps = p.depth // STEP
     blocks_a_tap = steps if p.narrow else p.channels // STEP
-    ahead = steps if stages >= steps else stages - 1 - lag
+    split, own_steps = tile.split, -(-steps // tile.split)
+    ahead = own_steps if stages >= own_steps else stages - 1 - lag
     column_tiles = -(-p.columns // bn)
     padded = column_tiles * bn
-    columns = p.columns
     added, residual_early = p.residual != "none", tile.early == 1
     share = WarpShare(tile=tile)
-    tall, wide, apart, own_sums, all_sums = share.tall, share.wide, share.apart, share.own_sums, share.sums
-    line_chunks, lines_at_once, lines = share.line_chunks, share.lines_at_once, share.lines
+    tall, wide, own_sums, all_sums = share.tall, share.wide, share.own_sums, share.sums
     assert all(size % pass_rows == 0 for size in (bm, bn)), tile
-    assert min(ahead, tall, lines) >= 1, tile
+    assert min(ahead, tall, share.lines) >= 1, tile
     assert wide % 16 == 0, tile
 
     copy_x, copy_w = "cp.async.cg.shared.global", "cp.async.cg.shared.global.L2::128B"
     wgmma = f"wgmma.mma_async.sync.aligned.m64n{bn + tile.extra}k16.f32.f16.f16"
     mma = "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32"
     ldmatrix_half = "ldmatrix.sync.aligned.m8n8.x2.shared.b16"
-    ldmatrix, stmatrix = "ldmatrix.sync.aligned.m8n8.x4.shared.b16", "stmatrix.sync.aligned.m8n8.x4.shared.b16"
+    ldmatrix = "ldmatrix.sync.aligned.m8n8.x4.shared.b16"
     div, mod, xor = T.truncdiv, T.truncmod, T.bitwise_xor
 
-    put_down, add_sums = sum_lines(share, tile), add_lines(p, tile)
+    read_residual, put_rounded, store = read_added(p, tile), round_off(p, tile), store_rows(p, tile)
+    add_sums = add_lines(p, tile)
+    add_up_blocks = add_up(tile)
+    begin = wait_with_weights(rows=bn, depth=p.depth, steps=own_steps, threads=threads)
     wait_and_change = wait_and_apply(p, x_loads, pass_rows, ahead - 1)
     weight_rows = padded + tile.extra
     args = arguments_of(p, (weight_rows, p.depth), weight_rows)
-    blocks = tile.blocks or column_tiles * row_tiles(p, args.batch, bm)
+    most = row_tiles(p, args.batch, bm)
+    blocks, sharers = tile.blocks or column_tiles * most, T.min(most, SHARERS)
 
     @T.prim_func
     def kernel(
@@ -87,7 +91,12 @@ def tensor_core_module(p: Problem, tile: TensorTile) -> IRModule:
         sums: args.sums,
     ) -> None:
         T.device_entry()
-        block = T.cta_id([blocks])
+        if split == 1:
+            block = T.cta_id([blocks])
+            rank = 0
+        else:
+            block = T.cluster_id([blocks])
+            rank = T.cta_id_in_cluster([split])
         thread = T.thread_id([threads])
         batch: T.let = args.batch
         x_flat = flat(x, batch * p.height * p.width * p.channels)
@@ -108,13 +117,14 @@ def tensor_core_module(p: Problem, tile: TensorTile) -> IRModule:
         place_shared = pool.alloc((bm,), "int32", align=16)
         pool.move_base_to(0)
         out_shared = pool.alloc((bm * out_pitch,), "float16", align=1024)
-        if p.sums:
-            lines_shared = pool.alloc((bm // 8 * bn,), "float32", align=16)
+        lines_shared = pool.alloc((max(1, tile.line_words),), "float32", align=16)
+        if split > 1:
+            left_shared = pool.alloc((exchange_words(tile),), "float32", align=16)
         pool.commit()
         acc = T.alloc_local((tall * all_sums,), "float32")
         start = T.alloc_local((x_loads,), "int32")
         taps = T.alloc_local((x_loads,), "int32")
-        old = T.alloc_local((tall * lines * 8,), "float16")
+        old = T.alloc_local((tall * share.lines * 8,), "float16")
         load_step = T.alloc_local((1,), "int32")
         load_stage = T.alloc_local((1,), "int32")
         load_tap = T.alloc_local((1,), "int32")
@@ -123,6 +133,10 @@ def tensor_core_module(p: Problem, tile: TensorTile) -> IRModule:
         if p.prologue is not None:
             x_tap = T.alloc_local((1,), "int32")
             x_block = T.alloc_local((1,), "int32")
+        first_step: T.let = rank * own_steps
+        end_step: T.let = T.min(first_step + own_steps, steps)
+        if tile.overlapping:
+            begin(weight_flat, mod(block, column_tiles) * bn, first_step, div(block, column_tiles), sharers, thread)
         total: T.let = row_count(p, rows, batch)
 
         @T.inline
@@ -147,18 +161,18 @@ def tensor_core_module(p: Problem, tile: TensorTile) -> IRModule:
             warp: T.let = T.cuda.func_call("warp_uniform", div(thread, 32), source_code=_UNIFORM, return_type="int32")
             my_row: T.let = share.first_row(warp)
             my_column: T.let = share.first_column(warp)
-            load_step[0] = 0
+            load_step[0] = first_step
             load_stage[0] = 0
-            load_tap[0] = 0
-            load_block[0] = 0
+            load_tap[0] = div(first_step, blocks_a_tap)
+            load_block[0] = mod(first_step, blocks_a_tap)
             stage[0] = 0
             if p.prologue is not None:
-                x_tap[0] = 0
-                x_block[0] = 0
+                x_tap[0] = load_tap[0]
+                x_block[0] = load_block[0]
 
             @T.inline
             def load():
-                if load_step[0] < steps:
+                if load_step[0] < end_step:
                     shift: T.let = step_shift(p, load_step[0], load_tap[0], load_block[0])
                     for i in T.unroll(x_loads):
                         T.ptx[copy_x](
@@ -201,24 +215,12 @@ def tensor_core_module(p: Problem, tile: TensorTile) -> IRModule:
                         x_block[0] = 0
                         x_tap[0] = x_tap[0] + 1
 
-            @T.inline
-            def read_residual():
-                # Unguarded and all at once, or every read would wait for the store before it.
-                for m in T.unroll(tall):
-                    for i in T.unroll(lines):
-                        place: T.let = place_shared[my_row + m * apart + i * lines_at_once + div(lane, line_chunks)]
-                        at: T.let = column_tile * (bn // 8) + div(my_column, 8) + mod(lane, line_chunks)
-                        for e in T.vectorized(8):
-                            old[(m * lines + i) * 8 + e] = added_flat[
-                                (T.max(place, 0) * (columns // 8) + T.min(at, columns // 8 - 1)) * 8 + e
-                            ]
-
             for i in T.unroll(tall * all_sums):
                 acc[i] = T.float32(0)
             for _ in T.unroll(ahead):
                 load()
             if added and residual_early:
-                read_residual()
+                read_residual(old, added_flat, place_shared, column_tile, my_row, my_column, lane)
             if core == "wgmma":
                 x_tile: T.uint64 = 0
                 w_tile: T.uint64 = 0
@@ -226,7 +228,7 @@ def tensor_core_module(p: Problem, tile: TensorTile) -> IRModule:
                     T.address_of(x_tile), x_shared.ptr_to([div(warp, 4) * (tall * 4096)]), 1, 64, 3
                 )
                 T.cuda.wgmma.encode_matrix_descriptor(T.address_of(w_tile), w_shared.ptr_to([0]), 1, 64, 3)
-                for _ in T.serial(steps):
+                for _ in T.serial(end_step - first_step):
                     if lag == 0:
                         T.ptx.wgmma.wait_group.sync.aligned(0)
                     wait_for_x()
@@ -253,8 +255,8 @@ def tensor_core_module(p: Problem, tile: TensorTile) -> IRModule:
                     if lag == 1:
                         T.ptx.wgmma.wait_group.sync.aligned(1)
                         load()
-                if added and not residual_early:
-                    read_residual()
+                if added and not residual_early and (split == 1 or mod(warp, split) == rank):
+                    read_residual(old, added_flat, place_shared, column_tile, my_row, my_column, lane)
                 T.ptx.wgmma.wait_group.sync.aligned(0)
             else:
                 a = T.alloc_local((tall * 4,), "uint32")
@@ -265,7 +267,7 @@ def tensor_core_module(p: Problem, tile: TensorTile) -> IRModule:
                 a_chunk: T.let = xor(div(lane, 16), mod(lane, 8)) * 8
                 extra_row: T.let = (bn + mod(lane, 8)) * STEP
                 b_chunk: T.let = xor(mod(div(lane, 8), 2), mod(lane, 8)) * 8
-                for _ in T.serial(steps):
+                for _ in T.serial(end_step - first_step):
                     wait_for_x()
                     T.cuda.cta_sync()
                     load()
@@ -301,106 +303,23 @@ def tensor_core_module(p: Problem, tile: TensorTile) -> IRModule:
                                     *run_of(acc, m * all_sums + j * 4, 4),
                                 )
                     stage[0] = T.if_then_else(stage[0] == stages - 1, 0, stage[0] + 1)
-                if added and not residual_early:
-                    read_residual()
+                if added and not residual_early and (split == 1 or mod(warp, split) == rank):
+                    read_residual(old, added_flat, place_shared, column_tile, my_row, my_column, lane)
             T.ptx.cp.async_.wait_group(0)
             T.cuda.cta_sync()
 
-            pair = T.alloc_local((2,), "float32")
-            packed = T.alloc_local((4,), "uint32")
-            if p.gain:
-                gains = T.alloc_local((2,), "float32")
-            out_words = out_shared.view("uint32")
-            for m in T.unroll(tall):
-                if p.gain:
-                    for h in T.unroll(2):
-                        own_place: T.let = T.max(place_shared[my_row + m * apart + h * 8 + div(lane, 4)], 0)
-                        gains[h] = gain[0, 0, row_of_place(p, rows, batch, own_place), 0]
-                for j in T.unroll(wide // 16):
-                    for q in T.unroll(4):
-                        for e in T.unroll(2):
-                            pair[e] = acc[m * all_sums + j * 8 + q * 2 + e]
-                            if p.bias:
-                                pair[e] = (
-                                    pair[e]
-                                    + bias[column_tile * bn + my_column + j * 16 + (q // 2) * 8 + mod(lane, 4) * 2 + e]
-                                )
-                            if p.gain:
-                                pair[e] = pair[e] * gains[q % 2]
-                            if not added:
-                                pair[e] = pointwise(p.activation, pair[e], "cuda")
-                        T.ptx.cvt.rn.f16x2.f32(packed[q], pair[1], pair[0])
-                        if not tile.stmatrix:
-                            out_words[
-                                (
-                                    (my_row + m * apart + div(lane, 4) + (q % 2) * 8) * out_pitch
-                                    + my_column
-                                    + j * 16
-                                    + (q // 2) * 8
-                                )
-                                // 2
-                                + mod(lane, 4)
-                            ] = packed[q]
-                    if tile.stmatrix:
-                        T.ptx[stmatrix](
-                            out_shared.ptr_to(
-                                [
-                                    (my_row + m * apart + mod(lane, 16)) * out_pitch
-                                    + my_column
-                                    + (j * 2 + div(lane, 16)) * 8
-                                ]
-                            ),
-                            packed[0],
-                            packed[1],
-                            packed[2],
-                            packed[3],
-                        )
-            if p.masker and column_tile == 0 and my_column == 0 and mod(lane, 4) == 0:
-                for m in T.unroll(tall):
-                    for h in T.unroll(2):
-                        pixel: T.let = place_shared[my_row + m * apart + h * 8 + div(lane, 4)]
-                        if pixel >= 0:
-                            pair[0] = acc[m * all_sums + own_sums + h * 2]
-                            if p.bias:
-                                pair[0] = pair[0] + bias[padded]
-                            logits[0, 0, pixel, 0] = pair[0]
-            # A warp reads only what it wrote.
-            T.cuda.warp_sync()
-            line = T.alloc_local((8,), "float16")
-            if p.sums:
-                mine = T.alloc_local((16,), "float32")
-            for m in T.unroll(tall):
-                if p.sums:
-                    for e in T.unroll(16):
-                        mine[e] = T.float32(0)
-                    beyond: T.let = (div(place_shared[my_row + m * apart], p.pixels) + 1) * p.pixels
-                for i in T.unroll(lines):
-                    tile_row: T.let = my_row + m * apart + i * lines_at_once + div(lane, line_chunks)
-                    place: T.let = place_shared[tile_row]
-                    at: T.let = column_tile * (bn // 8) + div(my_column, 8) + mod(lane, line_chunks)
-                    if place >= 0 and at < columns // 8:
-                        for e in T.vectorized(8):
-                            line[e] = out_shared[tile_row * out_pitch + my_column + mod(lane, line_chunks) * 8 + e]
-                        if added:
-                            for e in T.unroll(8):
-                                s: T.float32 = T.Cast("float32", line[e]) + T.Cast(
-                                    "float32", old[(m * lines + i) * 8 + e]
-                                )
-                                line[e] = T.Cast("float16", pointwise(p.activation, s, "cuda"))
-                        for e in T.vectorized(8):
-                            out_flat[(place * (columns // 8) + at) * 8 + e] = line[e]
-                        if p.sums:
-                            if place < beyond:
-                                for e in T.unroll(8):
-                                    mine[e] = mine[e] + T.Cast("float32", line[e])
-                            else:
-                                for e in T.unroll(8):
-                                    mine[8 + e] = mine[8 + e] + T.Cast("float32", line[e])
-                if p.sums:
-                    put_down(mine, lines_shared, my_row + m * apart, my_column, lane)
+            if split > 1:
+                add_up_blocks(acc, left_shared, rank, warp, lane)
+            if split == 1 or mod(warp, split) == rank:
+                put_rounded(
+                    acc, out_shared, place_shared, rows, batch, gain, bias, logits, column_tile, my_row, my_column, lane
+                )
+                store(out_shared, place_shared, old, out_flat, lines_shared, column_tile, my_row, my_column, lane)
             if p.sums:
                 T.cuda.cta_sync()
-                add_sums(lines_shared, place_shared, sums_flat, column_tile * bn, thread, sample, column_sum)
+                add_sums(lines_shared, place_shared, sums_flat, column_tile * bn, thread, rank, sample, column_sum)
+            if split > 1:
+                meet()
 
         if tile.blocks == 0:
             if div(block, column_tiles) * bm < total:

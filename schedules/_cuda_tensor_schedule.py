@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 MAX_TAPS = 32
 """A row's taps are the bits of one word."""
 
-FIRST_STMATRIX_ARCH = 90
+FIRST_HOPPER_ARCH = 90
 
 ENOUGH_WARPS = 8
 
@@ -52,7 +52,8 @@ class TensorCoreSchedule(Schedule):
         numbers = {name: number for name, number in choice.items() if name != "resident"}
         return TensorTile(
             core=self.core,
-            stmatrix=arch_number(target) >= FIRST_STMATRIX_ARCH,
+            stmatrix=arch_number(target) >= FIRST_HOPPER_ARCH,
+            overlapping=arch_number(target) >= FIRST_HOPPER_ARCH,
             extra=extra_columns(p),
             blocks=choice["resident"] * target.sm_count,
             sums=p.sums,
@@ -62,7 +63,7 @@ class TensorCoreSchedule(Schedule):
     def choices(self, work: Work, target: Target) -> tuple[Choice, ...]:
         p = problem_of(work)
         fitted = (Candidate(choice=_fitted(p, c.choice), speed=_speed(p, c)) for c in self.candidates)
-        roomy = (c for c in fitted if c.choice["bn"] + extra_columns(p) <= WIDEST)
+        roomy = (c for c in fitted if c.choice["bn"] + extra_columns(p) <= WIDEST and _can_split(p, c.choice))
 
         def tile_of(choice: Choice) -> TensorTile:
             return self.tile(p, choice, target)
@@ -127,7 +128,7 @@ def _refuse_problem(p: Problem) -> str | None:
 
 def _fitted(p: Problem, choice: Choice) -> Choice:
     """The tile for this depth: no more stages than steps, and a walking grid only where steps are many and reuse x."""
-    steps = p.depth // STEP
+    steps = -(-p.depth // STEP // choice.get("split", 1))
     short = steps <= choice["stages"]
     return {
         **choice,
@@ -135,6 +136,12 @@ def _fitted(p: Problem, choice: Choice) -> Choice:
         "early": int(short and choice["bn"] == WIDEST),
         "resident": 0 if short or p.taps == 1 else choice["resident"],
     }
+
+
+def _can_split(p: Problem, choice: Choice) -> bool:
+    """Whether every block of a cluster has a few steps to do; a masker's column is not handed on."""
+    split = choice.get("split", 1)
+    return split == 1 or (p.depth // STEP >= FEW_STEPS * split and not p.masker)
 
 
 def _speed(p: Problem, candidate: Candidate) -> int:

@@ -66,12 +66,16 @@ class TensorTile:
     """With mma: warps side by side along the rows; the others along the columns."""
     stmatrix: bool = False
     """Whether the chip has the instruction (sm_90 on)."""
+    overlapping: bool = False
+    """Whether it may be placed before the kernel ahead of it is done (sm_90 on)."""
     extra: int = 0
     """Columns beside the tile's: 8 where the first of them is the masker's."""
     blocks: int = 0
     """Blocks of a persistent grid that walks the active tiles; 0: a block a tile."""
     sums: bool = False
     """Whether it leaves channel sums."""
+    split: int = 1
+    """Blocks that share the steps of a tile, a cluster (sm_90 on)."""
 
     @property
     def threads(self) -> int:
@@ -83,10 +87,15 @@ class TensorTile:
         return self.bn + 8
 
     @property
+    def line_words(self) -> int:
+        """Of the channel sums: two lines of float32 for every 16 rows."""
+        return 2 * self.bm // ROWS_A_LINE * self.bn if self.sums else 0
+
+    @property
     def finished_bytes(self) -> int:
-        """The finished tile in shared memory, and two lines of channel sums for every 16 of its rows."""
-        lines = 2 * self.bm // ROWS_A_LINE if self.sums else 0
-        return self.bm * self.out_pitch * 2 + lines * self.bn * 4
+        """What lies in shared memory after the loop: the finished tile, its channel sums, what other blocks read."""
+        left = self.bm * self.bn if self.split > 1 else 0
+        return self.bm * self.out_pitch * 2 + 4 * (max(4, self.line_words) + left)
 
     @property
     def shared_bytes(self) -> int:

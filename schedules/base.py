@@ -63,11 +63,15 @@ class Schedule(ABC):
     kind: str
     """The kind of target it serves: "cpu", "cuda" or "any"."""
     rank: int = 50
-    """Lower is asked first."""
+    """Lower is asked first; higher than this is a last resort."""
 
     @abstractmethod
     def refuse(self, work: Work, target: Target) -> str | None:
         """Why it will not do this work, or None."""
+
+    def refuse_target(self, target: Target) -> str | None:
+        """Why it does no work at all on this device, or None; `refuse` says it too."""
+        return None
 
     def choices(self, work: Work, target: Target) -> tuple[Choice, ...]:
         """The tiles worth trying, the default first."""

@@ -101,6 +101,8 @@ def _refuse_conv(spec: Conv2dSpec) -> str | None:
     lists = spec.channels_in > 0 or spec.channels_out > 0
     if spec.activation not in POINTWISE:
         return f"it does not know the function {spec.activation!r}"
+    if spec.samples or spec.sums:
+        return "it reads lists of rows, not decisions on samples, and leaves no sums"
     if spec.rows and spec.residual == "dense":
         return "it adds a residual to listed rows in place only"
     if spec.residual == "in_place" and not spec.rows:

@@ -56,6 +56,8 @@ class ConvSimt(Schedule):
     def refuse(self, work: Work, target: Target) -> str | None:
         if arch_number(target) < FIRST_ARCH:
             return f"float16 data needs sm_{FIRST_ARCH} or later, not {target.arch}"
+        if getattr(work.spec, "samples", False) or getattr(work.spec, "sums", False):
+            return "decisions on whole samples are read, and channel sums are left, by tensor-core tiles only"
         return meaningless(work)
 
     def choices(self, work: Work, target: Target) -> tuple[Choice, ...]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from laudc.ops._sums import UNITS
 from laudc.ops.sums_masker import SumsMaskerSpec
 from laudc.ops.zero_sums import ZeroSumsSpec
+from laudc.schedules._cuda_tiles import arch_number
 from laudc.schedules._decision import decide, decisions_of, given_to
 from laudc.schedules._demand import Active, Demand
 from laudc.schedules._kernel import Kernel
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
     from laudc.targets import Target
 
+FIRST_ARCH = 80
 _TEAM = 128
 _COLUMNS = 32
 _LINES = 16
@@ -35,6 +37,8 @@ class SumsSchedule(Schedule):
     kind = "cuda"
 
     def refuse(self, work: Work, target: Target) -> str | None:
+        if arch_number(target) < FIRST_ARCH:
+            return f"sums are left by the tensor-core tiles of sm_{FIRST_ARCH} and later, not of {target.arch}"
         if work.spec.name == "channel_sums" and work.dtype != "float16":
             return f"sums of float16 are exact, those of {work.dtype} are not"
         return None

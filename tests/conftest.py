@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import gc
+import importlib
 import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from hypothesis import settings
@@ -14,6 +16,7 @@ from hypothesis import settings
 from laudc import torchvision_repair
 
 GOLDEN = Path(__file__).parent / "golden"
+SCRIPTS = Path(__file__).parent.parent / "scripts"
 
 torchvision_repair.install()  # before any test imports torchvision or timm
 
@@ -46,6 +49,17 @@ def _one_torch_thread() -> None:
 def _no_width(monkeypatch: pytest.MonkeyPatch) -> None:
     """pytest-xdist gives its workers a COLUMNS, which tables would obey."""
     monkeypatch.delenv("COLUMNS", raising=False)
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ModuleType]:
+    """A module of scripts/, by name, beside which it finds its neighbours."""
+
+    def load(name: str) -> ModuleType:
+        monkeypatch.syspath_prepend(SCRIPTS)
+        return importlib.import_module(name)
+
+    return load
 
 
 @pytest.fixture

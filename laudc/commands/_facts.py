@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -144,3 +145,17 @@ def refuse_device(found: LaudFile) -> None:
 def op_change_words(op_change: Mapping[str, int]) -> str:
     """How many more or fewer of each operation a pass left."""
     return ", ".join(f"{count:+d} {name}" for name, count in op_change.items()) or "kinds of operations stay"
+
+
+def origins(calls: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Where each kernel's tile came from, by symbol; a kernel whose calls differ names both."""
+    found: dict[str, dict[str, None]] = {}
+    for symbol, origin in calls:
+        found.setdefault(symbol, {})[origin] = None
+    return {symbol: ", ".join(sorted(names)) for symbol, names in found.items()}
+
+
+def origin_words(found: Mapping[str, str]) -> str:
+    """How many kernels have their tile from where, such as "tiles of 9 kernels: 4 tuned, 5 default"."""
+    counts = Counter(found.values())
+    return f"tiles of {len(found)} kernels: {', '.join(f'{counts[name]} {name}' for name in sorted(counts))}"

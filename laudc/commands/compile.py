@@ -12,7 +12,7 @@ import click
 
 from laudc.commands import _options
 from laudc.commands._cache import warn_of_cache
-from laudc.commands._facts import op_change_words
+from laudc.commands._facts import op_change_words, origin_words, origins
 from laudc.errors import ArtifactError, InputError, StorageError
 
 if TYPE_CHECKING:
@@ -144,6 +144,7 @@ def _facts(compiled: CompiledModel, path: Path, seconds: float) -> dict[str, Jso
     steps = compiled.lowering.executable.steps
     symbols = [step.kernel.symbol for step in steps]
     kernels, calls = dict(zip(symbols, (step.kernel for step in steps), strict=True)), Counter(symbols)
+    origin = _origins(compiled)
     return {
         "file": str(path),
         "bytes": path.stat().st_size,
@@ -160,6 +161,7 @@ def _facts(compiled: CompiledModel, path: Path, seconds: float) -> dict[str, Jso
             {
                 "symbol": symbol,
                 "schedule": kernel.schedule,
+                "origin": origin[symbol],
                 "calls": calls[symbol],
                 "registers": compiled.binaries[kernel.key].registers,
                 "spill_bytes": compiled.binaries[kernel.key].spill_bytes,
@@ -189,6 +191,11 @@ def _print_kernels(compiled: CompiledModel) -> None:
         rows.append((schedule, counts[schedule], calls[schedule], *((registers or "?", spilling) if on_gpu else ())))
     columns = ("schedule", "kernels", "calls", *(("most registers", "kernels that spill") if on_gpu else ()))
     table(f"{len(kernels)} kernels", columns, rows)
+    click.echo(origin_words(_origins(compiled)))
+
+
+def _origins(compiled: CompiledModel) -> dict[str, str]:
+    return origins((step.kernel.symbol, step.kernel.origin) for step in compiled.lowering.executable.steps)
 
 
 def _left_dense(compiled: CompiledModel) -> Sequence[tuple[str, str]]:

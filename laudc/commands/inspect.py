@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from laudc.commands import _options
-from laudc.commands._facts import block_facts, block_table, masker_state, op_change_words, weights_name, weights_words
+from laudc.commands._facts import (
+    block_facts,
+    block_table,
+    masker_state,
+    op_change_words,
+    origins,
+    weights_name,
+    weights_words,
+)
 from laudc.errors import ArtifactError, InputError, UnknownName
 
 if TYPE_CHECKING:
@@ -139,18 +148,20 @@ def _print_compiled(found: LaudFile) -> None:
 
     sizes = {Path(name).stem: len(content) for name, content in found.members.items() if name.endswith(_SOURCES)}
     calls = Counter(step["kernel"] for step in found.manifest["steps"])
+    origin = origins((step["kernel"], step["origin"]) for step in found.manifest["steps"])
     table("passes", ("pass", "what changed"), [
         (step["name"], op_change_words(step["op_change"]) if step["changed"] else "nothing")
         for step in found.manifest["passes"]
     ])  # fmt: skip
     on_gpu = found.manifest["target"]["kind"] == "cuda"
-    columns = ("kernel", "calls", "schedule", *(("registers", "spilled bytes") if on_gpu else ("source bytes",)))
+    columns = ("kernel", "calls", "schedule", "tile", "registers" if on_gpu else "source bytes")
     table(f"{len(calls)} kernels", columns, [
         (
             symbol,
             calls[symbol],
             facts["schedule"],
-            *((facts["registers"], facts["spill_bytes"]) if on_gpu else (sizes.get(symbol, 0),)),
+            origin[symbol],
+            _registers(facts) if on_gpu else sizes.get(symbol, 0),
         )
         for symbol, facts in found.manifest["kernels"].items()
     ])  # fmt: skip
@@ -158,3 +169,9 @@ def _print_compiled(found: LaudFile) -> None:
     notes = {facts["note"] for facts in found.manifest["kernels"].values() if facts["note"]}
     for note in sorted(notes):
         click.echo(f"kernels stay source only: {note}")
+
+
+def _registers(facts: Mapping[str, Any]) -> int | str:
+    """Of a thread, and what did not fit into them."""
+    spilled = facts["spill_bytes"]
+    return f"{facts['registers']}, {spilled} bytes spilled" if spilled else int(facts["registers"])

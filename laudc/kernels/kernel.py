@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from laudc.errors import BuildError
 from laudc.kernels.cpu_features import detect_cpu
@@ -18,6 +18,25 @@ from laudc.ops.base import Json
 from laudc.schedules import SCHEDULES, Choice, Schedule, Work
 from laudc.targets import Target
 from laudc.types import TensorType
+
+Origin = Literal["tuned", "predicted", "default", "fallback"]
+"""Where a tile came from.
+
+tuned      `laudc tune` timed it on this device
+predicted  the latency model finds it clearly faster than the default
+default    the schedule's own
+fallback   of a schedule of last resort, since a better one refuses the work; or in place of a preferred tile that is
+           offered no longer
+"""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Tile:
+    """A way to do a work: which schedule's, and which of its tiles."""
+
+    schedule: str
+    choice: Choice
+    origin: Origin
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,6 +48,8 @@ class Kernel:
     batch: int
     choice: Choice
     target: Target
+    origin: Origin = field(default="default", compare=False)
+    """Of the tile; the code is the same."""
 
     def to_json(self) -> dict[str, Json]:
         """Plain data that `from_json` reads back."""
@@ -93,41 +114,78 @@ class Kernel:
         return f"{self.work.spec.name}_{shape}_{self.key[:8]}"
 
 
-Recorded = Mapping[str, Choice]
-"""Tiles by schedule that are preferred, where that schedule offers them."""
-
-
 Search = Callable[[str, Work, Sequence[Choice], Target], Choice]
 """Picks one of the tiles that a schedule offers for a work on a target, the default first."""
 
 
 def choose(
-    work: Work, target: Target, *, batch: int, preferred: Recorded | None = None, search: Search | None = None
+    work: Work, target: Target, *, batch: int, preferred: Sequence[Tile] = (), search: Search | None = None
 ) -> Kernel:
-    """The first schedule that takes the work, with the preferred tile if it offers that, else the one that `search`
-    picks, else its default.
+    """The first of the preferred tiles that its schedule offers; else, of the first schedule that takes the work, the
+    tile that `search` picks, or the default.
 
     On a CPU the tiles are for the one this process runs on. BuildError, with every reason, if no schedule takes it.
     """
     device = detect_cpu().refine(target) if target.kind == "cpu" else target
-    reasons = []
-    for name in sorted(SCHEDULES, key=lambda name: (SCHEDULES[name].rank, name)):
+    for tile in preferred:
+        if _is_offered(tile, work, device):
+            return Kernel(
+                schedule=tile.schedule, work=work, batch=batch, choice=tile.choice, target=device, origin=tile.origin
+            )
+    refused: dict[str, str] = {}
+    for name in _serving(work.spec.name, target.kind):
         schedule = SCHEDULES[name]
-        if work.spec.name not in schedule.ops or schedule.kind not in ("any", target.kind):
-            continue
         reason = schedule.refuse(work, device)
-        if reason is None:
-            offered = schedule.choices(work, device)
-            wanted = (preferred or {}).get(name)
-            choice = next((one for one in offered if wanted is not None and dict(one) == dict(wanted)), None)
-            if choice is None:
-                choice = search(name, work, offered, device) if search else offered[0]
-            return Kernel(schedule=name, work=work, batch=batch, choice=choice, target=device)
-        reasons.append(f"{name}: {reason}")
-    why = "; ".join(reasons) or "no schedule serves it"
+        if reason is not None:
+            refused[name] = reason
+            continue
+        offered = schedule.choices(work, device)
+        choice = search(name, work, offered, device) if search else offered[0]
+        found: Origin = "default" if dict(choice) == dict(offered[0]) else "predicted"
+        origin = "fallback" if preferred or _is_last_resort(name, refused, device) else found
+        return Kernel(schedule=name, work=work, batch=batch, choice=choice, target=device, origin=origin)
+    why = "; ".join(f"{name}: {reason}" for name, reason in refused.items()) or "no schedule serves it"
     raise BuildError(
         f"no kernel for {work.spec} on {target.name} ({why})", "leave that part static, or add a file to schedules/"
     )
+
+
+def offers(work: Work, device: Target) -> Iterator[tuple[str, Choice]]:
+    """Every tile of every schedule that takes the work, the default first. A CPU is given as it is here."""
+    for name in _serving(work.spec.name, device.kind):
+        if SCHEDULES[name].refuse(work, device) is None:
+            yield from ((name, choice) for choice in SCHEDULES[name].choices(work, device))
+
+
+def offers_key(work: Work, device: Target) -> str:
+    """sha256 of all that decides the code of these tiles: the schedules' own source, the target, the toolchain."""
+    content = {
+        "sources": {name: _source_hash(type(SCHEDULES[name])) for name in _serving(work.spec.name, device.kind)},
+        "target": _target_words(device),
+        "toolchain": toolchain_version(),
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _serving(op: str, kind: str) -> list[str]:
+    """The schedules for an operation on that kind of target, in the order in which they are asked."""
+    ranked = sorted(SCHEDULES, key=lambda name: (SCHEDULES[name].rank, name))
+    return [name for name in ranked if op in SCHEDULES[name].ops and SCHEDULES[name].kind in ("any", kind)]
+
+
+def _is_offered(tile: Tile, work: Work, device: Target) -> bool:
+    if tile.schedule not in _serving(work.spec.name, device.kind):
+        return False
+    schedule = SCHEDULES[tile.schedule]
+    if schedule.refuse(work, device) is not None:
+        return False
+    return any(dict(choice) == dict(tile.choice) for choice in schedule.choices(work, device))
+
+
+def _is_last_resort(name: str, refused: Mapping[str, str], device: Target) -> bool:
+    """Whether a schedule that does serve the device would have been better."""
+    better = any(SCHEDULES[other].refuse_target(device) is None for other in refused)
+    return better and SCHEDULES[name].rank > Schedule.rank
 
 
 def _at_batch_one(type_: TensorType, batch: int) -> TensorType:

@@ -9,8 +9,9 @@ from __future__ import annotations
 import os
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import cast
@@ -22,6 +23,7 @@ from torch import Tensor
 from laudc.errors import BuildError, InputError
 from laudc.kernels.build import Binary
 from laudc.kernels.executable import Executable, Step, Value
+from laudc.kernels.kernel import Kernel
 from laudc.kernels.overlap import FIRST_ARCH
 from laudc.kernels.replay import Replay
 
@@ -59,7 +61,10 @@ class Runner:
                 key: torch.full(mask.type.shape, NOT_GIVEN, device=self._device)
                 for key, (mask, _) in executable.decided.items()
             }
-            self._calls = [self._bind(step, functions[step.kernel.key]) for step in executable.steps]
+            self._calls = [
+                self._bind(step, functions[step.kernel.key], [self._view(space) for space in step.workspaces])
+                for step in executable.steps
+            ]
             self._image = self._view(executable.image)
             self._output = self._view(executable.output)
         self._forced: frozenset[str] = frozenset()
@@ -110,15 +115,7 @@ class Runner:
         with self._lock, self._in_turn():
             self._take(x, masks)
             for step, call in self._each():
-                spec, passed = step.op.spec, iter(step.operands)
-                updated = {name: step.results[index] for name, index in spec.in_place.items()}
-                read = (updated[name] if name in updated else next(passed) for name in spec.operands)
-                operands = tuple(self.value(value) for value in read)
-                for index, value in enumerate(step.results):
-                    if index not in spec.in_place.values():
-                        self._bytes(value).fill_(_POISON_BYTE)
-                call()
-                watch(step, operands, tuple(self.value(value) for value in step.results))
+                watch(step, *self.watched(step, call))
 
     def walk(self, x: Tensor, masks: Mapping[str, Tensor], visit: Visit) -> None:
         """A run in which `visit` makes every call itself, once or more often, such as to time it."""
@@ -126,6 +123,33 @@ class Runner:
             self._take(x, masks)
             for step, call in self._each():
                 visit(step, call)
+
+    def watched(self, step: Step, call: Callable[[], object]) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """Make a call of the step over poison: its operands and its results, as `trace` has them."""
+        spec, passed = step.op.spec, iter(step.operands)
+        updated = {name: step.results[index] for name, index in spec.in_place.items()}
+        read = (updated[name] if name in updated else next(passed) for name in spec.operands)
+        operands = tuple(self.value(value) for value in read)
+        for index, value in enumerate(step.results):
+            if index not in spec.in_place.values():
+                self._bytes(value).fill_(_POISON_BYTE)
+        call()
+        return operands, tuple(self.value(value) for value in step.results)
+
+    def instead(self, step: Step, kernel: Kernel, function: Function) -> Callable[[], object]:
+        """The call of another kernel for the step's work: the same operands and results, its own scratch buffers."""
+        types = kernel.plan.workspace(kernel.work, kernel.choice)
+        spaces = [torch.zeros(one.stored, dtype=_TORCH[one.dtype], device=self._device) for one in types]
+        return self._bind(replace(step, kernel=kernel), function, spaces)
+
+    @contextmanager
+    def restored(self) -> Iterator[None]:
+        """Afterwards every buffer holds what it held before, whatever was written inside."""
+        before = self._arena.clone()
+        try:
+            yield
+        finally:
+            self._arena.copy_(before)
 
     def _take(self, x: Tensor, masks: Mapping[str, Tensor]) -> None:
         """Copy the input in, and the decisions that are given to where their maskers look for them.
@@ -151,7 +175,7 @@ class Runner:
         """A copy on the CPU of a value as it stands, in its logical shape."""
         return _logical(self._view(value)).to("cpu", copy=True)
 
-    def _bind(self, step: Step, function: Function) -> Callable[[], object]:
+    def _bind(self, step: Step, function: Function, spaces: Sequence[Tensor]) -> Callable[[], object]:
         kernel = step.kernel
         weights = {name: _as_plain(tensor) for name, tensor in named_weights(step).items()}
         packed = kernel.plan.pack(kernel.work, kernel.choice, weights)
@@ -159,7 +183,6 @@ class Runner:
         constants = tuple(tensor.clone(memory_format=torch.contiguous_format).to(self._device) for tensor in packed)
         views = [self._view(value) for value in step.operands]
         given = [self._given[step.masker]] if step.masker else []
-        spaces = [self._view(value) for value in step.workspaces]
         results = [self._view(value) for value in step.results]
         return partial(function, *views, *given, *constants, *spaces, *results)
 

@@ -8,7 +8,6 @@ model's times nearest to the measured ones (least squares of log ratios).
 from __future__ import annotations
 
 import math
-import os
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
@@ -24,7 +23,7 @@ from laudc.kernels.build import build_all
 from laudc.kernels.kernel import Kernel
 from laudc.latency.constants import UNKNOWN, Calibration, Constants, defaults
 from laudc.latency.kernel import EVERYTHING, Weighted, expected_time
-from laudc.latency.machine import state_of
+from laudc.latency.machine import refuse_busy, state_of
 from laudc.latency.measure import step_us
 from laudc.latency.network import network_model
 from laudc.rates import stratified_masks
@@ -35,8 +34,6 @@ BATCHES = {"cpu": (1, 8), "cuda": (4, 64)}
 """A small one and one that fills the device, and spills its caches."""
 RATES = (0.3, 1.0)
 _VARIANTS = (("spatial", "4-4-2"), ("channel", "16"))
-_MOST_LOAD = 0.75
-"""Runnable processes a core, before anything is measured."""
 _MOST_REPEAT = 0.1
 """Median relative difference of a repeated measurement."""
 _SOFT = 0.1
@@ -101,12 +98,7 @@ def calibrate(target: Target, *, rounds: int = 15, say: Callable[[str], None] = 
 
     InputError if others use the machine, its state changes in between, or the measurements contradict each other.
     """
-    load, cores = os.getloadavg()[0], os.cpu_count() or 1
-    if load > _MOST_LOAD * cores:
-        raise InputError(
-            f"the machine is busy (load {load:.1f} on {cores} cores), so times would not be its own",
-            "leave it alone and run `laudc calibrate` again",
-        )
+    refuse_busy("calibrate")
     before = state_of(target)
     samples = measure(target, rounds=rounds, say=say)
     after = state_of(target)
@@ -131,13 +123,18 @@ def _width(interval: tuple[float, float]) -> float:
     return interval[1] / interval[0]
 
 
-def measure(target: Target, *, rounds: int, say: Callable[[str], None]) -> list[Sample]:
-    """Every kernel of the probe in every setting, each distinct one once."""
-    models = [
+def probes(target: Target, say: Callable[[str], None]) -> list[CompiledModel]:
+    """The networks whose kernels are measured. Elsewhere than on the device this only fills the cache for it."""
+    return [
         _compiled(target, paradigm, granularity, batch, say)
         for paradigm, granularity in _VARIANTS
         for batch in BATCHES[target.kind]
     ]
+
+
+def measure(target: Target, *, rounds: int, say: Callable[[str], None]) -> list[Sample]:
+    """Every kernel of the probe in every setting, each distinct one once."""
+    models = probes(target, say)
     found: dict[tuple[object, ...], list[Sample]] = {}
     for model in models:
         for rate in RATES:

@@ -2,6 +2,7 @@
 
 A calibration is a JSON file in the user's folder, one for each device: `$LAUDC_CALIBRATION`, or `calibration/` beside
 the kernel cache. It is used for a target of the same content only, and says for which state of the machine it holds.
+The tiles that `laudc tune` timed lie beside it, and `laudc/latency/tuned.py` reads them.
 """
 
 from __future__ import annotations
@@ -129,6 +130,12 @@ def calibration_path(target: Target) -> Path:
     chosen = os.environ.get("LAUDC_CALIBRATION")
     folder = Path(chosen).expanduser() if chosen else cache_dir() / "calibration"
     return folder / f"{target.kind}-{device_identity(target)[:16]}.json"
+
+
+def tuned_path(target: Target) -> Path:
+    """Where the tiles lie that were timed on a device, if any were."""
+    calibration = calibration_path(target)
+    return calibration.with_name(f"tiles-{calibration.name}")
 
 
 def device_identity(target: Target) -> str:

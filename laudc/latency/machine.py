@@ -10,9 +10,12 @@ from importlib.metadata import version
 from pathlib import Path
 
 import laudc
-from laudc.errors import ToolchainError
+from laudc.errors import InputError, ToolchainError
 from laudc.kernels.cpu_features import detect_cpu
 from laudc.targets import TARGETS, Target, load_target
+
+_MOST_LOAD = 0.75
+"""Runnable processes a core, before anything is measured."""
 
 
 def local_target() -> Target:
@@ -26,17 +29,33 @@ def here(target: Target) -> Target:
 
 
 def _local_gpu() -> Target | None:
+    return next((TARGETS[name] for name in TARGETS if _is_gpu_here(TARGETS[name])), None)
+
+
+def _is_gpu_here(target: Target) -> bool:
     import torch
 
     if not torch.cuda.is_available():
-        return None
+        return False
     properties = torch.cuda.get_device_properties(torch.cuda.current_device())
-    for name in TARGETS:
-        target = TARGETS[name]
-        same = target.capability == properties.major * 10 + properties.minor
-        if target.kind == "cuda" and same and target.sm_count == properties.multi_processor_count:
-            return target
-    return None
+    facts = (properties.major * 10 + properties.minor, properties.multi_processor_count)
+    return target.kind == "cuda" and facts == (target.capability, target.sm_count)
+
+
+def refuse_elsewhere(target: Target) -> None:
+    """ToolchainError unless the target is this machine's CPU, or its GPU."""
+    if target.kind != "cpu" and not _is_gpu_here(target):
+        raise ToolchainError(f"{target.name} is not here to be measured", "run it on the device")
+
+
+def refuse_busy(command: str) -> None:
+    """InputError where others use the machine, so that what is measured would not be its own."""
+    load, cores = os.getloadavg()[0], os.cpu_count() or 1
+    if load > _MOST_LOAD * cores:
+        raise InputError(
+            f"the machine is busy (load {load:.1f} on {cores} cores), so times would not be its own",
+            f"leave it alone and run `laudc {command}` again",
+        )
 
 
 def state_of(target: Target) -> Mapping[str, str]:

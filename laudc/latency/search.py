@@ -12,9 +12,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import cache
 
-from laudc.errors import TargetError
+from laudc.errors import BuildError, TargetError
 from laudc.kernels import cache as disk
-from laudc.kernels.kernel import Kernel, Recorded, choose
+from laudc.kernels.kernel import Kernel, Tile, choose, offers
 from laudc.latency._time import Time
 from laudc.latency.constants import Calibration, calibration_for, device_identity
 from laudc.latency.kernel import EVERYTHING, Weighted, expected_time
@@ -42,9 +42,9 @@ def fastest_kernel(
     batch: int,
     cases: Weighted,
     calibration: CalibrationOf,
-    preferred: Recorded | None = None,
+    preferred: Sequence[Tile] = (),
 ) -> Kernel:
-    """The first schedule that takes the work, with the preferred tile if it offers that, else the fastest one.
+    """The first of the preferred tiles that is offered, else the fastest one of the first schedule that takes the work.
 
     BuildError if no schedule takes it, TargetError if no tile fits.
     """
@@ -71,6 +71,16 @@ def fastest_time(
     return expected_time(kernel.schedule, work, kernel.choice, kernel.target, constants, cases)
 
 
+def has_kernel(spec: Spec, types: tuple[TensorType, ...], target: Target) -> bool:
+    """Whether a schedule takes an operation on operands of these types."""
+    work = Work(spec=spec, operands=types, results=spec.results(types))
+    try:
+        choose(work, target, batch=types[0].shape[0])
+    except BuildError:
+        return False
+    return True
+
+
 def best_choice(
     schedule: str, work: Work, offered: Sequence[Choice], target: Target, calibration: Calibration, cases: Weighted
 ) -> Choice:
@@ -89,6 +99,21 @@ def best_choice(
     found = best if times[best] < (1 - MARGIN) * times[0] else 0
     disk.put(key, str(found).encode())
     return offered[found]
+
+
+def candidates(work: Work, target: Target, calibration: Calibration, cases: Weighted, *, most: int) -> list[Tile]:
+    """The default, then those that are predicted to be fastest, of whatever schedule takes the work: `most` in all.
+
+    A tile that does not fit the target is left out.
+    """
+    known = tuple(cases)
+    priced = [
+        (_microseconds(schedule, work, choice, target, calibration, known), schedule, choice)
+        for schedule, choice in offers(work, target)
+    ]
+    fitting = [one for one in priced if one[0] < float("inf")]
+    ordered = fitting[:1] + sorted(fitting[1:], key=lambda one: one[0])
+    return [Tile(schedule=schedule, choice=choice, origin="tuned") for _, schedule, choice in ordered[:most]]
 
 
 def _microseconds(

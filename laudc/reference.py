@@ -1,0 +1,70 @@
+"""What a kernel should have made of what it got: its operation's plain torch reference, and how far it is from that."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from laudc.compare import relative_error
+from laudc.ops._masker import Masker
+from laudc.ops.base import Op
+
+HALF_BAR = 2e-3
+_BAR = 1e-5
+
+
+def kernel_bar(dtype: str) -> float:
+    """The largest `kernel_error` of a kernel that is right, in a network of that type."""
+    return HALF_BAR if dtype == "float16" else _BAR
+
+
+def expected_results(op: Op, operands: tuple[Tensor, ...], *, dtype: str) -> tuple[Tensor, ...]:
+    """The reference's own, in float32, from operands on the CPU in their logical shapes."""
+    reference = _reference(op, half=dtype == "float16")
+    made = reference(*(value.float() if value.is_floating_point() else value for value in operands))
+    return made if isinstance(made, tuple) else (made,)
+
+
+def kernel_error(
+    op: Op,
+    operands: tuple[Tensor, ...],
+    results: tuple[Tensor, ...],
+    expected: tuple[Tensor, ...],
+    given: Tensor | None = None,
+) -> float:
+    """The largest difference over the largest magnitude, of what the operation defines; infinite where it is wrong in
+    kind.
+
+    given: the decisions that a masker was to make.
+    """
+    if isinstance(op, Masker):
+        mask, logits, *_ = results
+        if not torch.equal(mask, (logits >= 0).float() if given is None else given):
+            return math.inf
+        expected, results = (expected[1],), (logits,)  # its decisions may differ by rounding; the logits may not
+    return max(_defined_error(op, found, want, operands) for found, want in zip(results, expected, strict=True))
+
+
+def _reference(op: Op, *, half: bool) -> Op:
+    """The op with the weights that the kernels multiply by: rounded, in a half-precision network."""
+    plain = op.replaced()
+    if half and not isinstance(op, Masker) and "weight" in op.spec.weights():
+        rounded = getattr(op, "weight").detach().half().float()  # noqa: B009  ops with weights have it
+        plain.register_parameter("weight", torch.nn.Parameter(rounded))
+    return plain
+
+
+def _defined_error(op: Op, found: Tensor, expected: Tensor, operands: tuple[Tensor, ...]) -> float:
+    """Compares what the operation defines: NaN in the reference marks what nobody may read."""
+    if op.spec.name in ("row_list", "patch_rows"):
+        batch = operands[0].shape[0]
+        used = batch + 1 + int(expected[batch])
+        return 0.0 if torch.equal(found[:used], expected[:used]) else math.inf
+    if op.spec.name == "channel_list":
+        ahead = torch.arange(expected.shape[1] - 1) < expected[:, :1]
+        listed = torch.cat([torch.ones_like(ahead[:, :1]), ahead], 1)
+        return 0.0 if torch.equal(found[listed], expected[listed]) else math.inf
+    defined = ~torch.isnan(expected) if expected.is_floating_point() else torch.ones_like(expected, dtype=torch.bool)
+    return relative_error(found[defined].float(), expected[defined].float())

@@ -1,0 +1,158 @@
+# mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators
+# mypy: disable-error-code="name-defined"
+# The functions below are TVMScript: TVM reads their text, Python never runs them.
+"""The end of a tensor-core tile, warp by warp: from sums in registers to finished rows in memory.
+
+(sums + bias) * gain --> float16 tile in shared --> + residual, activation --> 16-byte stores at the listed rows
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tvm.script import tirx as T
+
+from laudc.schedules._cuda_problem import Problem
+from laudc.schedules._cuda_rows import row_of_place
+from laudc.schedules._cuda_sums import sum_lines
+from laudc.schedules._cuda_tiles import TensorTile
+from laudc.schedules._cuda_warps import WarpShare
+from laudc.schedules._pointwise import pointwise
+
+
+def read_added(p: Problem, tile: TensorTile) -> Any:
+    """The inline function that reads a warp's rows of the residual into registers."""
+    share, columns, bn = WarpShare(tile=tile), p.columns, tile.bn
+    tall, apart = share.tall, share.apart
+    line_chunks, lines_at_once, lines = share.line_chunks, share.lines_at_once, share.lines
+    div, mod = T.truncdiv, T.truncmod
+
+    @T.inline
+    def read(old, added_flat, place_shared, column_tile, my_row, my_column, lane):
+        # Unguarded and all at once, or every read would wait for the store before it.
+        for m in T.unroll(tall):
+            for i in T.unroll(lines):
+                place: T.let = place_shared[my_row + m * apart + i * lines_at_once + div(lane, line_chunks)]
+                at: T.let = column_tile * (bn // 8) + div(my_column, 8) + mod(lane, line_chunks)
+                for e in T.vectorized(8):
+                    old[(m * lines + i) * 8 + e] = added_flat[
+                        (T.max(place, 0) * (columns // 8) + T.min(at, columns // 8 - 1)) * 8 + e
+                    ]
+
+    return read
+
+
+def round_off(p: Problem, tile: TensorTile) -> Any:
+    """The inline function that puts a warp's sums, biased, scaled and rounded, into the tile in shared memory, and
+    its rows' keep logits where they belong."""
+    share, bn, out_pitch = WarpShare(tile=tile), tile.bn, tile.out_pitch
+    tall, wide, apart, own_sums, all_sums = share.tall, share.wide, share.apart, share.own_sums, share.sums
+    padded, added = -(-p.columns // bn) * bn, p.residual != "none"
+    stmatrix = "stmatrix.sync.aligned.m8n8.x4.shared.b16"
+    div, mod = T.truncdiv, T.truncmod
+
+    @T.inline
+    def put(acc, out_shared, place_shared, rows, batch, gain, bias, logits, column_tile, my_row, my_column, lane):
+        pair = T.alloc_local((2,), "float32")
+        packed = T.alloc_local((4,), "uint32")
+        if p.gain:
+            gains = T.alloc_local((2,), "float32")
+        out_words = out_shared.view("uint32")
+        for m in T.unroll(tall):
+            if p.gain:
+                for h in T.unroll(2):
+                    own_place: T.let = T.max(place_shared[my_row + m * apart + h * 8 + div(lane, 4)], 0)
+                    gains[h] = gain[0, 0, row_of_place(p, rows, batch, own_place), 0]
+            for j in T.unroll(wide // 16):
+                for q in T.unroll(4):
+                    for e in T.unroll(2):
+                        pair[e] = acc[m * all_sums + j * 8 + q * 2 + e]
+                        if p.bias:
+                            pair[e] = (
+                                pair[e]
+                                + bias[column_tile * bn + my_column + j * 16 + (q // 2) * 8 + mod(lane, 4) * 2 + e]
+                            )
+                        if p.gain:
+                            pair[e] = pair[e] * gains[q % 2]
+                        if not added:
+                            pair[e] = pointwise(p.activation, pair[e], "cuda")
+                    T.ptx.cvt.rn.f16x2.f32(packed[q], pair[1], pair[0])
+                    if not tile.stmatrix:
+                        out_words[
+                            (
+                                (my_row + m * apart + div(lane, 4) + (q % 2) * 8) * out_pitch
+                                + my_column
+                                + j * 16
+                                + (q // 2) * 8
+                            )
+                            // 2
+                            + mod(lane, 4)
+                        ] = packed[q]
+                if tile.stmatrix:
+                    T.ptx[stmatrix](
+                        out_shared.ptr_to(
+                            [(my_row + m * apart + mod(lane, 16)) * out_pitch + my_column + (j * 2 + div(lane, 16)) * 8]
+                        ),
+                        packed[0],
+                        packed[1],
+                        packed[2],
+                        packed[3],
+                    )
+        if p.masker and column_tile == 0 and my_column == 0 and mod(lane, 4) == 0:
+            for m in T.unroll(tall):
+                for h in T.unroll(2):
+                    pixel: T.let = place_shared[my_row + m * apart + h * 8 + div(lane, 4)]
+                    if pixel >= 0:
+                        pair[0] = acc[m * all_sums + own_sums + h * 2]
+                        if p.bias:
+                            pair[0] = pair[0] + bias[padded]
+                        logits[0, 0, pixel, 0] = pair[0]
+
+    return put
+
+
+def store_rows(p: Problem, tile: TensorTile) -> Any:
+    """The inline function that adds the residual to a warp's rounded rows and stores them; their channel sums go to
+    lines in shared memory."""
+    share, bn, out_pitch, columns = WarpShare(tile=tile), tile.bn, tile.out_pitch, p.columns
+    tall, apart, added = share.tall, share.apart, p.residual != "none"
+    line_chunks, lines_at_once, lines = share.line_chunks, share.lines_at_once, share.lines
+    put_down = sum_lines(share, tile)
+    div, mod = T.truncdiv, T.truncmod
+
+    @T.inline
+    def store(out_shared, place_shared, old, out_flat, sum_shared, column_tile, my_row, my_column, lane):
+        # A warp reads only what it wrote.
+        T.cuda.warp_sync()
+        line = T.alloc_local((8,), "float16")
+        if p.sums:
+            mine = T.alloc_local((16,), "float32")
+        for m in T.unroll(tall):
+            if p.sums:
+                for e in T.unroll(16):
+                    mine[e] = T.float32(0)
+                beyond: T.let = (div(place_shared[my_row + m * apart], p.pixels) + 1) * p.pixels
+            for i in T.unroll(lines):
+                tile_row: T.let = my_row + m * apart + i * lines_at_once + div(lane, line_chunks)
+                place: T.let = place_shared[tile_row]
+                at: T.let = column_tile * (bn // 8) + div(my_column, 8) + mod(lane, line_chunks)
+                if place >= 0 and at < columns // 8:
+                    for e in T.vectorized(8):
+                        line[e] = out_shared[tile_row * out_pitch + my_column + mod(lane, line_chunks) * 8 + e]
+                    if added:
+                        for e in T.unroll(8):
+                            s: T.float32 = T.Cast("float32", line[e]) + T.Cast("float32", old[(m * lines + i) * 8 + e])
+                            line[e] = T.Cast("float16", pointwise(p.activation, s, "cuda"))
+                    for e in T.vectorized(8):
+                        out_flat[(place * (columns // 8) + at) * 8 + e] = line[e]
+                    if p.sums:
+                        if place < beyond:
+                            for e in T.unroll(8):
+                                mine[e] = mine[e] + T.Cast("float32", line[e])
+                        else:
+                            for e in T.unroll(8):
+                                mine[8 + e] = mine[8 + e] + T.Cast("float32", line[e])
+            if p.sums:
+                put_down(mine, sum_shared, my_row + m * apart, my_column, lane)
+
+    return store
