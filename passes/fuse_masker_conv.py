@@ -8,19 +8,22 @@
 One pass over x instead of two, but the convolution runs before anything is decided, so it runs everywhere. Both
 forms stay possible: this pass takes the fused one only where the latency model predicts that, at the expected rate on
 the target, it takes no longer than the masker and the convolution of the needed rows. A masker that will read sums
-(`keep_sums`) sees no map, and stays.
+(`keep_sums`) sees no map, and stays. Those that can hand means on to one another (`keep_means`) are weighed together:
+one that is fused has none to hand on.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from itertools import permutations
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import fx, nn
 
 from laudc.defaults import DEFAULT_RATE
+from laudc.ops.add import Add
 from laudc.ops.base import Spec
 from laudc.ops.conv2d import Conv2d
 from laudc.ops.gather import Gather
@@ -28,7 +31,9 @@ from laudc.ops.patch_decision import PatchDecision, PatchDecisionSpec
 from laudc.ops.patch_masker import PatchMasker
 from laudc.ops.scatter import Scatter
 from laudc.passes.base import Pass
+from laudc.passes.keep_means import has_kept_kernel, kept, touched_by
 from laudc.passes.keep_sums import can_read_sums
+from laudc.passes.update_in_place import leaves_rows_alone
 from laudc.program import Program, block_of, elements, insert_op, set_op, type_of, types_of
 from laudc.targets import TARGETS, Target
 from laudc.types import TensorType
@@ -72,9 +77,14 @@ class FuseMaskerConv(Pass):
         if not found:
             return program
         calibration, cases = calibrations(self.calibration), lists_at(program, self.expected_rate)
-        worth = {
-            node.name for node, (conv, _) in found.items() if self._pays(program, node, conv, calibration, cases(conv))
-        }
+        saved: dict[str, list[float]] = {}
+        chain_of: dict[fx.Node, str] = {}
+        for node, (conv, _) in found.items():
+            before = self._means_from(program, node)
+            chain_of[node] = chain_of.get(before, node.name) if before else node.name
+            saving = self._saving(program, node, conv, calibration, cases(conv), keeps=before is not None)
+            saved.setdefault(chain_of[node], []).append(saving)
+        worth = {node.name for node in found if sum(saved[chain_of[node]]) >= 0}
         if not worth:
             return program
         clone = program.clone()
@@ -84,11 +94,33 @@ class FuseMaskerConv(Pass):
             _fuse(clone, node, *parts)
         return clone.finished()
 
-    def _pays(
-        self, program: Program, masker: fx.Node, conv_node: fx.Node, calibration: CalibrationOf, some: Weighted
-    ) -> bool:
+    def _means_from(self, program: Program, masker: fx.Node) -> fx.Node | None:
+        """The masker that would hand means on to this one, if neither is fused."""
+        x = cast(fx.Node, masker.args[0])
+        add = program.op(x)
+        if not isinstance(add, Add) or not has_kept_kernel(program, masker, self.target):
+            return None
+        for scatter, former in permutations(x.all_input_nodes, 2):
+            if isinstance(program.op(scatter), Scatter) and leaves_rows_alone(program, former, add.spec.activation):
+                touched = touched_by(program, masker, rows=scatter.all_input_nodes[1], former=former)
+                if touched is not None:
+                    return touched.all_input_nodes[0]
+        return None
+
+    def _saving(
+        self,
+        program: Program,
+        masker: fx.Node,
+        conv_node: fx.Node,
+        calibration: CalibrationOf,
+        some: Weighted,
+        *,
+        keeps: bool,
+    ) -> float:
+        """Microseconds that the fused form takes less."""
         from laudc.latency.kernel import EVERYTHING
         from laudc.latency.search import fastest_time
+        from laudc.schedules import Active
 
         conv, op = cast(Conv2d, program.op(conv_node)), cast(PatchMasker, program.op(masker))
         x, rows = type_of(masker.all_input_nodes[0]), type_of(conv_node.all_input_nodes[1])
@@ -100,7 +132,12 @@ class FuseMaskerConv(Pass):
             return fastest_time(spec, types, self.target, batch=batch, calibration=calibration, cases=cases).total_us
 
         together = us(dense, x) + us(_decision(op), dense.results((x,))[1])
-        return together <= us(op.spec, x) + us(listed, x, rows, cases=some)
+        deciding = us(op.spec, x)
+        if keeps:
+            touched, _, means = kept(op.spec, first=True).results((x,))
+            changed = ((1.0, Active(rows=self.expected_rate * touched.numel)),)
+            deciding = us(kept(op.spec, first=False), x, touched, means, cases=changed)
+        return deciding + us(listed, x, rows, cases=some) - together
 
 
 def _first_conv(program: Program, masker: fx.Node) -> _Parts | None:

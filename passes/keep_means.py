@@ -22,7 +22,7 @@ from torch import fx
 from laudc.ops._geometry import patch_size
 from laudc.ops.conv2d import Conv2d
 from laudc.ops.kept_masker import KeptMasker, KeptMaskerSpec
-from laudc.ops.patch_masker import PatchMasker
+from laudc.ops.patch_masker import PatchMasker, PatchMaskerSpec
 from laudc.ops.patch_rows import PatchRows
 from laudc.ops.pixel_mask import PixelMask, PixelMaskSpec
 from laudc.ops.row_list import RowList
@@ -43,7 +43,7 @@ class KeepMeans(Pass):
         clone, left = program.clone(), dict[fx.Node, fx.Node]()
         for node in list(clone.nodes):
             touched = touched_since(clone, node)
-            if touched is None or not _has_kernel(clone, node, self.target):
+            if touched is None or not has_kept_kernel(clone, node, self.target):
                 continue
             before = touched.all_input_nodes[0]
             if isinstance(clone.op(before), PatchMasker):
@@ -55,27 +55,30 @@ class KeepMeans(Pass):
 
 def touched_since(program: Program, node: fx.Node) -> fx.Node | None:
     """The decisions of the masker before a patch masker, where they alone say which of its patches have changed."""
-    op = program.op(node)
-    if not isinstance(op, PatchMasker):
+    if not isinstance(program.op(node), PatchMasker):
         return None
-    x = cast(fx.Node, node.args[0])
-    writer = written_by(program, x)
+    writer = written_by(program, cast(fx.Node, node.args[0]))
     conv = program.op(writer)
     if not isinstance(conv, Conv2d) or not conv.spec.rows or conv.spec.residual != "in_place":
         return None
     named = dict(zip(conv.spec.operands, cast("tuple[fx.Node, ...]", writer.args), strict=True))
-    switched = _switched_on(program, named["rows"])
+    return touched_by(program, node, rows=named["rows"], former=named["residual"])
+
+
+def touched_by(program: Program, node: fx.Node, *, rows: fx.Node, former: fx.Node) -> fx.Node | None:
+    """The same where the map that the masker reads is a former one, changed at those rows."""
+    masker, switched = program.op(node), _switched_on(program, rows)
     if switched is None:
         return None
     touched, pixels = switched
     before = touched.all_input_nodes[0]
-    masker = program.op(before)
-    if not isinstance(masker, PatchMasker | KeptMasker):
+    other = program.op(before)
+    if not isinstance(masker, PatchMasker) or not isinstance(other, PatchMasker | KeptMasker):
         return None
-    same_map = written_by(program, before.all_input_nodes[0]) is written_by(program, named["residual"])
-    height, width = type_of(x).shape[2:]
+    height, width = type_of(node.args[0]).shape[2:]
     patch = patch_size(pixels.granularity, height), patch_size(pixels.granularity, width)
-    alike = op.spec.patch(height, width) == masker.spec.patch(height, width) == patch
+    alike = masker.spec.patch(height, width) == other.spec.patch(height, width) == patch
+    same_map = written_by(program, before.all_input_nodes[0]) is written_by(program, former)
     return touched if same_map and alike else None
 
 
@@ -95,33 +98,32 @@ def _switched_on(program: Program, rows: fx.Node) -> tuple[fx.Node, PixelMaskSpe
     return pixels.all_input_nodes[0], mask.spec
 
 
-def _has_kernel(program: Program, node: fx.Node, target: Target) -> bool:
+def has_kept_kernel(program: Program, node: fx.Node, target: Target) -> bool:
+    """Whether the target can keep the means of a patch masker."""
     from laudc.latency.search import has_kernel
 
-    return has_kernel(_kept(program, node, first=True).spec, (type_of(node.args[0]),), target)
-
-
-def _kept(program: Program, node: fx.Node, *, first: bool) -> KeptMasker:
-    """What does the same as the masker."""
     masker = program.op(node)
     assert isinstance(masker, PatchMasker)
-    spec = masker.spec
-    kept = KeptMasker(
-        KeptMaskerSpec(
-            key=spec.key, granularity=spec.granularity, stride=spec.stride, channels=spec.channels, first=first
-        )
+    return has_kernel(kept(masker.spec, first=True), (type_of(node.args[0]),), target)
+
+
+def kept(spec: PatchMaskerSpec, *, first: bool) -> KeptMaskerSpec:
+    """What decides the same on means that are kept."""
+    return KeptMaskerSpec(
+        key=spec.key, granularity=spec.granularity, stride=spec.stride, channels=spec.channels, first=first
     )
-    for name in ("weight", "bias"):
-        kept.register_parameter(name, getattr(masker, name))
-    return kept
 
 
-def _keep(program: Program, node: fx.Node, *kept: fx.Node) -> fx.Node:
-    """Let the masker keep means, those that are `kept` with what has touched them or its own first ones; its means."""
-    x, masks = node.args
+def _keep(program: Program, node: fx.Node, *before: fx.Node) -> fx.Node:
+    """Let the masker keep means: its own first ones, or those `before` that were touched so; its means."""
+    masker, (x, masks) = program.op(node), node.args
+    assert isinstance(masker, PatchMasker)
     assert isinstance(x, fx.Node)
-    set_op(program, node, _kept(program, node, first=not kept), (x, *kept))
-    node.args = (x, *kept, masks)
+    keeping = KeptMasker(kept(masker.spec, first=not before))
+    for name in ("weight", "bias"):
+        keeping.register_parameter(name, getattr(masker, name))
+    set_op(program, node, keeping, (x, *before))
+    node.args = (x, *before, masks)
     graph = program.graph.graph
     with graph.inserting_after(node):
         means = graph.create_node("call_function", operator.getitem, (node, 2), name=f"{node.name}_means")

@@ -47,15 +47,14 @@ def _update(program: Program, node: fx.Node) -> None:
     assert isinstance(conv, Conv2d)
     *operands, identity = cast(tuple[fx.Node, ...], node.args)
     function = conv.spec.activation
-    in_range = is_in_range(program, identity, function)
     if why_not_overwritten(program, identity, node) is not None:
         with graph.inserting_before(node):
             copy = Activation(ActivationSpec(function="none"))
             identity = insert_op(program, f"{identity.name}_copy", copy, (identity,), block=block_of(node))
-    leaves_rows_alone = POINTWISE[function].idempotent and in_range
-    kept = function if leaves_rows_alone else "none"
+    done = leaves_rows_alone(program, identity, function)
+    kept = function if done else "none"
     set_op(program, node, conv.replaced(residual="in_place", activation=kept), (*operands, identity))
-    if not leaves_rows_alone:
+    if not done:
         with graph.inserting_after(node):
             step = Activation(ActivationSpec(function=function))
             whole = insert_op(program, f"{node.name}_{function}", step, (node,), block=block_of(node))
@@ -77,6 +76,11 @@ def why_not_overwritten(program: Program, value: fx.Node, by: fx.Node) -> str | 
         if op is None or op.spec.name == "flatten":
             return f"%{user.name} may be a view of it"
     return None
+
+
+def leaves_rows_alone(program: Program, value: fx.Node, function: str) -> bool:
+    """Whether the function changes nothing of a value that is skipped."""
+    return POINTWISE[function].idempotent and is_in_range(program, value, function)
 
 
 def is_in_range(program: Program, value: fx.Node, function: str) -> bool:
