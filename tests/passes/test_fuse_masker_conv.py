@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
-from torch import fx
+from torch import fx, nn
 
 from laudc.latency.constants import defaults
 from laudc.ops.add import AddSpec
@@ -16,11 +17,23 @@ from laudc.ops.mask_rows import MaskRowsSpec
 from laudc.ops.pixel_mask import PixelMaskSpec
 from laudc.ops.row_list import RowListSpec
 from laudc.ops.scatter import ScatterSpec
+from laudc.passes import PASSES
 from laudc.passes.fuse_masker_conv import FuseMaskerConv
 from laudc.passes.lower_masks import LowerMasks
-from laudc.program import Program
+from laudc.pipeline import ordered, run
+from laudc.program import Program, program_for
 from laudc.targets import TARGETS
-from laudc.testing import Sketch, change_text, random_images, random_masks_like, same_output, tiny_around
+from laudc.testing import (
+    Residual,
+    Sketch,
+    change_text,
+    conv_norm,
+    converted,
+    random_images,
+    random_masks_like,
+    same_output,
+    tiny_around,
+)
 
 FIRST = Conv2dSpec(in_channels=4, out_channels=6, activation="relu")
 KNOWN = defaults(TARGETS["cpu"])
@@ -69,6 +82,25 @@ def test_it_is_fused_where_skipping_saves_little_and_not_where_it_saves_much() -
     wide = lowered(Conv2dSpec(in_channels=64, out_channels=512), granularity=4, size=(56, 56))
     assert FuseMaskerConv(expected_rate=0.1, calibration=KNOWN).run(wide) is wide
     assert FuseMaskerConv(expected_rate=0.99, calibration=KNOWN).run(wide) is not wide
+
+
+@functools.cache
+def bottlenecks(count: int) -> Program:
+    """So many alike blocks behind a stem, in half precision, lowered as far as the pass."""
+    blocks = (Residual(conv_norm(256, 64), conv_norm(64, 64, 3), conv_norm(64, 256)) for _ in range(count))
+    model = nn.Sequential(conv_norm(3, 256, 3), nn.ReLU(), *blocks).eval()
+    program = converted(model, random_images(1, 3, 56, 56), paradigm="spatial", granularity="8")
+    earlier = ordered("lower")[: ordered("lower").index("fuse_masker_conv")]
+    before, _ = run(program_for(program, (8, 3, 56, 56), dtype="float16"), [PASSES[name]() for name in earlier])
+    return before
+
+
+@pytest.mark.parametrize(("count", "rate", "fused"), [(1, 0.5, 1), (3, 0.5, 0), (3, 0.9, 3)])
+def test_maskers_that_can_hand_means_on_are_weighed_together(count: int, rate: float, fused: int) -> None:
+    """One alone is worth fusing at a rate at which several are not, since all but the first then read half."""
+    target = TARGETS["h200"]
+    after = FuseMaskerConv(target=target, expected_rate=rate, calibration=defaults(target)).run(bottlenecks(count))
+    assert after.text().count(" = patch_decision(") == fused
 
 
 def test_a_program_without_maskers_is_the_same_object() -> None:
