@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -62,7 +63,7 @@ class TensorCoreSchedule(Schedule):
 
     def choices(self, work: Work, target: Target) -> tuple[Choice, ...]:
         p = problem_of(work)
-        fitted = (Candidate(choice=_fitted(p, c.choice), speed=_speed(p, c)) for c in self.candidates)
+        fitted = (replace(c, choice=_fitted(p, c.choice)) for c in self.candidates)
         roomy = (c for c in fitted if c.choice["bn"] + extra_columns(p) <= WIDEST and _can_split(p, c.choice))
 
         def tile_of(choice: Choice) -> TensorTile:
@@ -72,7 +73,7 @@ class TensorCoreSchedule(Schedule):
 
     def demand(self, work: Work, target: Target, choice: Choice, active: Active) -> tuple[Demand, ...]:
         p = problem_of(work)
-        fitted = (Candidate(choice=_fitted(p, c.choice), speed=_speed(p, c)) for c in self.candidates)
+        fitted = (replace(c, choice=_fitted(p, c.choice)) for c in self.candidates)
         speed = next(candidate.speed for candidate in fitted if dict(candidate.choice) == dict(choice))
         return tensor_core_demand(p, self.tile(p, choice, target), speed, active)
 
@@ -142,9 +143,3 @@ def _can_split(p: Problem, choice: Choice) -> bool:
     """Whether every block of a cluster has a few steps to do; a masker's column is not handed on."""
     split = choice.get("split", 1)
     return split == 1 or (p.depth // STEP >= FEW_STEPS * split and not p.masker)
-
-
-def _speed(p: Problem, candidate: Candidate) -> int:
-    """Few steps do not cover the beginning and the end of a block that is alone on its multiprocessor."""
-    lonely = candidate.choice["bn"] == WIDEST and p.depth // STEP <= FEW_STEPS
-    return candidate.speed * 9 // 10 if lonely else candidate.speed

@@ -155,10 +155,10 @@ def ranked(
 
 def _area_dealt(p: Problem, choice: Choice, columns: int, sm_count: int) -> int:
     """Rows x columns that the busiest multiprocessor gets when every row is on."""
-    bm, bn = choice["bm"], choice["bn"]
+    bm, bn, split = choice["bm"], choice["bn"], choice.get("split", 1)
     row_tiles = p.batch * -(-p.pixels // bm) if p.per_sample else -(-p.capacity // bm)
     column_tiles = p.groups * -(-columns // bn)
-    return -(-row_tiles * column_tiles // sm_count) * bm * bn
+    return -(-row_tiles * column_tiles * split // sm_count) * bm * bn // split
 
 
 def _warps_at_once(tile: Tile, target: Target) -> int:

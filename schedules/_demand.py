@@ -54,5 +54,14 @@ class Demand:
     """On a CPU: whether all cores share it."""
     repeats: float = 1
     """How often the phase runs, one time after another."""
+    chain: int = 0
+    """On a GPU: copied steps of a task that follow each other through shared memory, each an equal share of its macs
+    and l2_bytes. 0: the loop is not of that kind."""
+    alternating: bool = False
+    """Whether a step's copies wait for the multiply-adds of the one before; else they hide each other."""
+    finish_bytes: float = 0
+    """What a task with a chain moves behind its loop: sums put down, added up, read back, stored."""
+    cluster: int = 1
+    """Tasks that are placed together and meet."""
     efficiency: float = 1.0
     """Speed of this tile's multiply-adds where there is work enough, against the best tile of its schedule."""

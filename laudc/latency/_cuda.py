@@ -25,6 +25,8 @@ _WARP = 32
 _BLOCK_KIB = 1.0
 """Shared memory that the system takes for each block."""
 _ENOUGH_WARPS = 8
+_STRAY = 3
+"""Multiprocessors, times the size of a cluster, that stay empty because clusters do not go across the chip's parts."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,7 +35,7 @@ class CudaConstants:
 
     fp32_share: float = 0.6
     """Of the peak outside the tensor cores that the best tile reaches."""
-    tensor_share: float = 0.6
+    tensor_share: float = 0.85
     """Of the peak of the tensor cores that the best tile reaches."""
     waiting_share: float = 0.7
     """What is left where too few warps are resident to hide waits."""
@@ -47,12 +49,28 @@ class CudaConstants:
     """From the launch of a kernel until its blocks compute, and from the last result until the next may start."""
     block_clocks: float = 0.65
     """Handing out one block, with work or without: what blocks that find none cost; others hide it."""
+    task_us: float = 1.1
+    """Of a block with a chain of steps: until its first product, and from the last one to its end."""
+    step_clocks: float = 15.0
+    """A step of a chain, beside its copies and its multiply-adds: barriers."""
+    tile_l2_share: float = 1.57
+    """Of a multiprocessor's part of the cache's speed, what copies reach; neighbours ask for the same lines."""
+    finish_bytes_per_clock: float = 14.75
+    """Of a multiprocessor, behind a chain."""
+    chained_dram_share: float = 0.57
+    """What kernels with chains reach, which read and write in turns."""
+    meeting_us: float = 0.25
+    """The blocks of a cluster wait for each other."""
+    leaving_clocks: float = 1000.0
+    """A block of a kernel with chains that finds no work, on its place in a multiprocessor."""
 
 
 def cuda_time(demand: Demand, target: Target, constants: CudaConstants) -> Time:
     """One phase, all its repeats. TargetError where a block does not fit the multiprocessor."""
     c, clock = constants, target.clock_mhz
     resident = resident_blocks(demand, target)
+    if demand.chain:
+        return _chained(demand, target, constants, resident).scaled(demand.repeats)
     deals = math.ceil(demand.tasks / target.sm_count)
     busy = _with_waits(deals, resident, demand.threads, c) if demand.macs else deals
     compute = busy * demand.macs / (_macs_per_clock(demand, target, c) * demand.efficiency * clock)
@@ -73,6 +91,38 @@ def cuda_time(demand: Demand, target: Target, constants: CudaConstants) -> Time:
         l2_us=longest if longest == l2 not in (handing_out, compute, on_chip) else 0.0,
         dram_us=longest if longest == dram not in (handing_out, compute, on_chip, l2) else 0.0,
     ).scaled(demand.repeats)
+
+
+def _chained(demand: Demand, target: Target, c: CudaConstants, resident: int) -> Time:
+    """Blocks that copy and multiply step by step: what a multiprocessor gets through, or how long its blocks take one
+    behind the other, `resident` of them at a time."""
+    clock = target.clock_mhz
+    multiplied = demand.macs / (_macs_per_clock(demand, target, c) * demand.efficiency * clock)
+    part = target.l2_gb_per_s * c.tile_l2_share * 1e3 / target.sm_count
+    copied = demand.l2_bytes / (part * demand.efficiency)
+    finished = demand.finish_bytes / (c.finish_bytes_per_clock * clock)
+    work = max(multiplied, copied)
+    alone = multiplied + copied if demand.alternating else work
+    alone += c.task_us + demand.chain * c.step_clocks / clock + finished
+    places = target.sm_count
+    if demand.cluster > 1:
+        alone += c.meeting_us
+        places -= _STRAY * demand.cluster
+    deals = math.ceil(demand.tasks / places)
+    through = c.task_us + deals * (work + finished) if deals else 0.0
+    behind = math.ceil(deals / resident) * alone
+    busy = max(through, behind)
+    moved = demand.read_bytes + demand.written_bytes + demand.weight_bytes
+    beyond = demand.weight_bytes + max(0.0, moved - demand.weight_bytes - target.l2_kib * 1024 / 2)
+    dram = beyond / (target.dram_gb_per_s * c.chained_dram_share * 1e3)
+    leaving = demand.idle_tasks / (target.sm_count * resident) * c.leaving_clocks / clock
+    longest = max(busy, dram)
+    return Time(
+        launch_us=target.launch_us + leaving,
+        compute_us=longest if longest == busy and multiplied >= copied else 0.0,
+        l2_us=longest if longest == busy and multiplied < copied else 0.0,
+        dram_us=longest if longest != busy else 0.0,
+    )
 
 
 def _with_waits(deals: int, resident: int, threads: int, c: CudaConstants) -> float:
