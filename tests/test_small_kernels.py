@@ -231,10 +231,16 @@ def test_what_a_kernel_cannot_do_is_refused(
     assert reason in str(SCHEDULES[name].refuse(work, TARGETS["cpu"]))
 
 
-def _source_is_portable(case: Case, dtype: str, arch: str) -> None:
+def _source(case: Case, dtype: str, arch: str) -> str:
     target = TARGETS[GENERATIONS[arch]]
     assert target.arch == arch
-    source = Prepared.of(case, dtype, target).source(target)
+    if int(arch[3:5]) < case.since:
+        pytest.skip(f"{arch} has no {case.op}")
+    return Prepared.of(case, dtype, target).source(target)
+
+
+def _source_is_portable(case: Case, dtype: str, arch: str) -> None:
+    source = _source(case, dtype, arch)
     assert "__shfl" not in source
     assert "asm" not in source.partition('extern "C"')[2]
 
@@ -255,6 +261,5 @@ def test_every_case_has_cuda_source(case: Case, dtype: str, arch: str) -> None:
 @pytest.mark.parametrize("arch", GENERATIONS)
 @pytest.mark.parametrize(("case", "dtype"), variants(SHOWN))
 def test_cuda_source_compiles_without_spills(case: Case, dtype: str, arch: str) -> None:
-    target = TARGETS[GENERATIONS[arch]]
-    compiled = compile_cubin(Prepared.of(case, dtype, target).source(target), arch, nvrtc_for(arch))
+    compiled = compile_cubin(_source(case, dtype, arch), arch, nvrtc_for(arch))
     assert (compiled.spill_bytes, compiled.stack_bytes) == (0, 0)

@@ -77,6 +77,8 @@ class Case:
     """Whether there is a half precision form."""
     everywhere: bool = True
     """Whether CPUs and single precision have it too."""
+    since: int = 0
+    """The oldest GPU that has it: 80 is sm_80."""
 
     def __str__(self) -> str:
         x = self.operands(Blank(batch=1, rate=1.0, dtype="float32"))[0]
@@ -203,7 +205,7 @@ def _cases() -> Iterator[Case]:
         yield Case(op="patch_decision", fields=fields, operands=lambda d: (d.floats(1, 13, 9),), halves=False)
     for granularity, stride, channels, size in (
         (4, 1, 260, (13, 9)),
-        (2, 2, 1030, (6, 5)),
+        (2, 2, 518, (6, 5)),
         (0, 1, 5, (56, 56)),
         (100, 1, 260, (13, 9)),
     ):
@@ -231,13 +233,13 @@ def _cases() -> Iterator[Case]:
             fields={},
             operands=lambda d, channels=channels, size=size: (d.data(channels, *size),),
             everywhere=False,
+            since=80,
         )
     for channels in (5, 64, 1030):
         masker = {"key": "m", "channels": channels, "positions": 49}
-        yield Case(
-            op="zero_sums", fields={"channels": channels}, operands=lambda d: (d.data(3, 4, 4),), everywhere=False
-        )
-        yield Case(op="sums_masker", fields=masker, operands=lambda d, c=channels: (d.sums(c),), everywhere=False)
+        on_sums = {"everywhere": False, "since": 80}
+        yield Case(op="zero_sums", fields={"channels": channels}, operands=lambda d: (d.data(3, 4, 4),), **on_sums)
+        yield Case(op="sums_masker", fields=masker, operands=lambda d, c=channels: (d.sums(c),), **on_sums)
     for channels, hidden, decisions in ((5, 3, 7), (96, 16, 24), (512, 40, 256)):
         fields = {"key": "m", "channels": channels, "hidden": hidden, "decisions": decisions}
         yield Case(op="channel_masker", fields=fields, operands=lambda d, c=channels: (d.data(c, 1, 1),))

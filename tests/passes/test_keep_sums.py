@@ -78,7 +78,7 @@ def test_where_first_blocks_stay_no_map_is_read_to_decide_and_no_list_is_made() 
     names = [op.spec.name for _, op in after.ops()]
     assert names.count("sums_masker") == 5
     assert names.count("channel_sums") == 1  # in stage 4, whose maps are too small for a convolution to add them up
-    assert not {"patch_masker", "row_list", "pixel_mask", "needed_region"} & set(names)
+    assert not {"patch_masker", "row_list", "patch_rows", "pixel_mask", "needed_region"} & set(names)
 
 
 def test_where_first_blocks_may_be_skipped_their_sums_are_taken_from_the_map() -> None:
@@ -96,7 +96,7 @@ def test_where_first_blocks_may_be_skipped_their_sums_are_taken_from_the_map() -
 def test_without_kernels_for_it_lists_and_maskers_stay(dtype: str, target: str) -> None:
     after = lowered(network(keep_first=True, dtype=dtype), target=target)
     names = {op.spec.name for _, op in after.ops()}
-    assert "row_list" in names
+    assert {"row_list", "patch_rows"} & names
     assert not {"sums_masker", "channel_sums", "zero_sums"} & names
 
 
