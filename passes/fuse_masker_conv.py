@@ -118,9 +118,8 @@ class FuseMaskerConv(Pass):
         keeps: bool,
     ) -> float:
         """Microseconds that the fused form takes less."""
-        from laudc.latency.kernel import EVERYTHING
+        from laudc.latency.kernel import EVERYTHING, some_rows
         from laudc.latency.search import fastest_time
-        from laudc.schedules import Active
 
         conv, op = cast(Conv2d, program.op(conv_node)), cast(PatchMasker, program.op(masker))
         x, rows = type_of(masker.all_input_nodes[0]), type_of(conv_node.all_input_nodes[1])
@@ -135,7 +134,7 @@ class FuseMaskerConv(Pass):
         deciding = us(op.spec, x)
         if keeps:
             touched, _, means = kept(op.spec, first=True).results((x,))
-            changed = ((1.0, Active(rows=self.expected_rate * touched.numel)),)
+            changed = some_rows(self.expected_rate * touched.numel)
             deciding = us(kept(op.spec, first=False), x, touched, means, cases=changed)
         return deciding + us(listed, x, rows, cases=some) - together
 

@@ -23,6 +23,11 @@ EVERYTHING = ((1.0, Active()),)
 """No lists."""
 
 
+def some_rows(rows: float) -> Weighted:
+    """So many rows, or patches that are touched, for certain."""
+    return ((1.0, Active(rows=rows)),)
+
+
 def latency(
     spec: Spec,
     types: tuple[TensorType, ...],
