@@ -132,7 +132,7 @@ def _unique(p: Problem, rows: float, channels: float, columns: float) -> Demand:
         pixels = min(rows * spread, p.batch * p.height * p.width)
     return Demand(
         read_bytes=size * (pixels * channels * p.groups + (rows * columns if p.residual != "none" else 0)),
-        written_bytes=size * rows * columns + 4 * rows * p.masker,
+        written_bytes=size * rows * columns + 4 * rows * p.masker + 8 * rows / p.pixels * p.columns * p.sums,
         weight_bytes=size * p.taps * channels * (columns + p.masker) if rows else 0,
     )
 

@@ -49,20 +49,20 @@ class CudaConstants:
     """From the launch of a kernel until its blocks compute, and from the last result until the next may start."""
     block_clocks: float = 0.65
     """Handing out one block, with work or without: what blocks that find none cost; others hide it."""
-    task_us: float = 1.1
+    task_us: float = 1.05
     """Of a block with a chain of steps: until its first product, and from the last one to its end."""
-    step_clocks: float = 15.0
+    step_clocks: float = 37.0
     """A step of a chain, beside its copies and its multiply-adds: barriers."""
-    tile_l2_share: float = 1.57
+    tile_l2_share: float = 1.6
     """Of a multiprocessor's part of the cache's speed, what copies reach; neighbours ask for the same lines."""
-    finish_bytes_per_clock: float = 14.75
+    finish_bytes_per_clock: float = 15.8
     """Of a multiprocessor, behind a chain."""
-    chained_dram_share: float = 0.57
+    chained_dram_share: float = 0.6
     """What kernels with chains reach, which read and write in turns."""
     meeting_us: float = 0.25
     """The blocks of a cluster wait for each other."""
-    leaving_clocks: float = 1000.0
-    """A block of a kernel with chains that finds no work, on its place in a multiprocessor."""
+    placing_clocks: float = 870.0
+    """Of a block with a chain, on its place in a multiprocessor, whether it finds work or not."""
 
 
 def cuda_time(demand: Demand, target: Target, constants: CudaConstants) -> Time:
@@ -115,10 +115,10 @@ def _chained(demand: Demand, target: Target, c: CudaConstants, resident: int) ->
     moved = demand.read_bytes + demand.written_bytes + demand.weight_bytes
     beyond = demand.weight_bytes + max(0.0, moved - demand.weight_bytes - target.l2_kib * 1024 / 2)
     dram = beyond / (target.dram_gb_per_s * c.chained_dram_share * 1e3)
-    leaving = demand.idle_tasks / (target.sm_count * resident) * c.leaving_clocks / clock
+    placing = (demand.tasks + demand.idle_tasks) / (target.sm_count * resident) * c.placing_clocks / clock
     longest = max(busy, dram)
     return Time(
-        launch_us=target.launch_us + leaving,
+        launch_us=target.launch_us + placing,
         compute_us=longest if longest == busy and multiplied >= copied else 0.0,
         l2_us=longest if longest == busy and multiplied < copied else 0.0,
         dram_us=longest if longest != busy else 0.0,

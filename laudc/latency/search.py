@@ -26,7 +26,7 @@ from laudc.types import TensorType
 
 CalibrationOf = Callable[[Target], Calibration]
 
-MARGIN = 0.03
+MARGIN = 0.05
 """How much faster another tile has to be before it replaces the default; predictions are not better than that."""
 
 

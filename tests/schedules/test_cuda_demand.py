@@ -64,12 +64,13 @@ def test_blocks_are_the_tiles_that_cover_what_is_on(schedule: str, target: Targe
             if "bm" not in choice:
                 continue
             tall, every = (shares * -(-(some // shares) // choice["bm"]) for some in (rows, p.capacity))
-            assert one.tasks == tall * groups * -(-(columns + beside) // choice["bn"])
-            blocks = every * p.groups * -(-(p.group_columns + beside) // choice["bn"])
+            split = choice.get("split", 1)
+            assert one.tasks == tall * groups * -(-(columns + beside) // choice["bn"]) * split
+            blocks = every * p.groups * -(-(p.group_columns + beside) // choice["bn"]) * split
             assert one.idle_tasks == (0 if choice.get("resident") else blocks - one.tasks)
             wide = choice["bn"] + (8 if p.masker and not beside else 0)
             whole = choice.get("bk", 64)
-            assert one.macs == choice["bm"] * wide * whole * -(-depth // whole)
+            assert one.macs == choice["bm"] * wide * whole * -(-depth // (whole * split))
             assert one.threads % 32 == 0 < one.threads <= 1024
 
 
