@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 from torch import fx, nn
 
+from laudc.compare import relative_error
 from laudc.ops.activation import ActivationSpec
 from laudc.ops.conv2d import Conv2dSpec
 from laudc.ops.kept_masker import KeptMaskerSpec
@@ -29,6 +30,7 @@ from laudc.testing import (
     converted,
     random_images,
     random_masks_like,
+    run_overwriting,
     same_output,
 )
 from laudc.types import TensorType
@@ -138,6 +140,8 @@ def test_the_maskers_of_a_network_decide_the_same(without: tuple[str, ...]) -> N
     after = KEEP.run(before)
     assert after.text().count(" = kept_masker(") == 3
     same_at_all_rates(before, after, 2, 3, 9, 10)
+    x, masks = random_images(2, 3, 9, 10), random_masks_like(before, rate=0.5, batch=2)
+    assert relative_error(run_overwriting(after, x, masks), before(x, masks)[0]) < 1e-5
 
 
 def test_half_precision_keeps_means_too() -> None:
