@@ -52,6 +52,7 @@ class Problem:
     activation: str
     rows: bool
     samples: bool
+    settled: bool
     gathered: bool
     compact: bool
     residual: str
@@ -139,6 +140,7 @@ def _linear(work: Work, spec: LinearSpec) -> Problem:
         activation=spec.activation,
         rows=False,
         samples=False,
+        settled=False,
         gathered=False,
         compact=False,
         residual="none",
@@ -181,6 +183,7 @@ def _conv2d(work: Work, spec: Conv2dSpec) -> Problem:
         activation=spec.activation,
         rows=spec.rows,
         samples=spec.samples,
+        settled=spec.settled,
         gathered=gathered,
         compact=spec.compact,
         residual=spec.residual,

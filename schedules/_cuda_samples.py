@@ -14,7 +14,7 @@ __device__ __forceinline__ int samples_on(const float* on, int batch) {
 #pragma unroll 4
   for (int first = 0; first < batch; first += 32) {
     int sample = first + (threadIdx.x & 31);
-    found += __popc(__ballot_sync(0xffffffffu, sample < batch && on[sample] != 0.0f));
+    found += __popc(__ballot_sync(0xffffffffu, sample < batch && __ldcg(on + sample) != 0.0f));
   }
   return found;
 }
@@ -26,7 +26,7 @@ __device__ __forceinline__ int nth_sample_on(const float* on, int batch, int n) 
 #pragma unroll 4
   for (int first = 0; first < batch; first += 32) {
     int sample = first + (threadIdx.x & 31);
-    unsigned bits = __ballot_sync(0xffffffffu, sample < batch && on[sample] != 0.0f);
+    unsigned bits = __ballot_sync(0xffffffffu, sample < batch && __ldcg(on + sample) != 0.0f);
     int here = __popc(bits);
     if (n >= 0 && n < here) {
       int at = 0, rest = n;

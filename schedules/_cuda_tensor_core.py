@@ -18,7 +18,7 @@ from tvm.ir import IRModule
 from tvm.script import tirx as T
 
 from laudc.schedules._cuda_cluster import add_up, exchange_words, meet
-from laudc.schedules._cuda_overlap import SHARERS, wait_with_weights
+from laudc.schedules._cuda_overlap import SHARERS, announce, rows_known, wait_for_ahead, weights_to_l2
 from laudc.schedules._cuda_problem import Problem
 from laudc.schedules._cuda_prologue import wait_and_apply
 from laudc.schedules._cuda_rows import (
@@ -32,7 +32,7 @@ from laudc.schedules._cuda_rows import (
 )
 from laudc.schedules._cuda_sums import add_lines
 from laudc.schedules._cuda_tensor_finish import read_added, round_off, store_rows
-from laudc.schedules._cuda_tiles import STEP, TensorTile
+from laudc.schedules._cuda_tiles import STEP, WIDEST, TensorTile
 from laudc.schedules._cuda_tir import arguments_of, flat, module_of, run_of
 from laudc.schedules._cuda_warps import WarpShare
 
@@ -53,7 +53,9 @@ def tensor_core_module(p: Problem, tile: TensorTile) -> IRModule:
     ahead = own_steps if stages >= own_steps else stages - 1 - lag
     column_tiles = -(-p.columns // bn)
     padded = column_tiles * bn
-    added, residual_early = p.residual != "none", tile.early == 1
+    added = p.residual != "none"
+    old_map = added and p.settled and rows_known(p, tile) and bn < WIDEST
+    residual_early = tile.early == 1 or old_map
     share = WarpShare(tile=tile)
     tall, wide, own_sums, all_sums = share.tall, share.wide, share.own_sums, share.sums
     assert all(size % pass_rows == 0 for size in (bm, bn)), tile
@@ -70,7 +72,9 @@ def tensor_core_module(p: Problem, tile: TensorTile) -> IRModule:
     read_residual, put_rounded, store = read_added(p, tile), round_off(p, tile), store_rows(p, tile)
     add_sums = add_lines(p, tile)
     add_up_blocks = add_up(tile)
-    begin = wait_with_weights(rows=bn, depth=p.depth, steps=own_steps, threads=threads)
+    begin, wait = announce(p, tile), wait_for_ahead(p, tile)
+    ask_for_weights = weights_to_l2(tile, depth=p.depth, steps=own_steps)
+    known = rows_known(p, tile)
     wait_and_change = wait_and_apply(p, x_loads, pass_rows, ahead - 1)
     weight_rows = padded + tile.extra
     args = arguments_of(p, (weight_rows, p.depth), weight_rows)
@@ -135,8 +139,12 @@ def tensor_core_module(p: Problem, tile: TensorTile) -> IRModule:
             x_block = T.alloc_local((1,), "int32")
         first_step: T.let = rank * own_steps
         end_step: T.let = T.min(first_step + own_steps, steps)
-        if tile.overlapping:
-            begin(weight_flat, mod(block, column_tiles) * bn, first_step, div(block, column_tiles), sharers, thread)
+        begin()
+        ask_for_weights(
+            weight_flat, mod(block, column_tiles) * bn, first_step, div(block, column_tiles), sharers, thread
+        )
+        if not known:
+            wait()
         total: T.let = row_count(p, rows, batch)
 
         @T.inline
@@ -171,7 +179,22 @@ def tensor_core_module(p: Problem, tile: TensorTile) -> IRModule:
                 x_block[0] = load_block[0]
 
             @T.inline
-            def load():
+            def load_weights(step, to):
+                for i in T.unroll(w_loads):
+                    T.ptx[copy_w](
+                        w_shared.ptr_to([to * w_stage + slot + i * pass_rows * STEP]),
+                        weight_flat.ptr_to([(w_start + i * pass_rows * depth_chunks + step * 8) * 8]),
+                        16,
+                    )
+                if p.masker and thread < 64:
+                    T.ptx[copy_w](
+                        w_shared.ptr_to([to * w_stage + bn * STEP + slot]),
+                        weight_flat.ptr_to([((padded + load_row) * depth_chunks + load_chunk + step * 8) * 8]),
+                        16,
+                    )
+
+            @T.inline
+            def load_x():
                 if load_step[0] < end_step:
                     shift: T.let = step_shift(p, load_step[0], load_tap[0], load_block[0])
                     for i in T.unroll(x_loads):
@@ -181,20 +204,6 @@ def tensor_core_module(p: Problem, tile: TensorTile) -> IRModule:
                             16,
                             T.Cast("uint32", T.bitwise_and(T.shift_right(taps[i], load_tap[0]), 1) * 16),
                         )
-                    for i in T.unroll(w_loads):
-                        T.ptx[copy_w](
-                            w_shared.ptr_to([load_stage[0] * w_stage + slot + i * pass_rows * STEP]),
-                            weight_flat.ptr_to([(w_start + i * pass_rows * depth_chunks + load_step[0] * 8) * 8]),
-                            16,
-                        )
-                    if p.masker and thread < 64:
-                        T.ptx[copy_w](
-                            w_shared.ptr_to([load_stage[0] * w_stage + bn * STEP + slot]),
-                            weight_flat.ptr_to(
-                                [((padded + load_row) * depth_chunks + load_chunk + load_step[0] * 8) * 8]
-                            ),
-                            16,
-                        )
                     load_stage[0] = T.if_then_else(load_stage[0] == stages - 1, 0, load_stage[0] + 1)
                     load_step[0] = load_step[0] + 1
                     load_block[0] = load_block[0] + 1
@@ -202,6 +211,12 @@ def tensor_core_module(p: Problem, tile: TensorTile) -> IRModule:
                         load_block[0] = 0
                         load_tap[0] = load_tap[0] + 1
                 T.ptx.cp.async_.commit_group()
+
+            @T.inline
+            def load():
+                if load_step[0] < end_step:
+                    load_weights(load_step[0], load_stage[0])
+                load_x()
 
             @T.inline
             def wait_for_x():
@@ -217,9 +232,19 @@ def tensor_core_module(p: Problem, tile: TensorTile) -> IRModule:
 
             for i in T.unroll(tall * all_sums):
                 acc[i] = T.float32(0)
-            for _ in T.unroll(ahead):
-                load()
-            if added and residual_early:
+            if known:
+                for step in T.unroll(ahead):
+                    if first_step + step < end_step:
+                        load_weights(first_step + step, step)
+                if old_map:
+                    read_residual(old, added_flat, place_shared, column_tile, my_row, my_column, lane)
+                wait()
+                for _ in T.unroll(ahead):
+                    load_x()
+            else:
+                for _ in T.unroll(ahead):
+                    load()
+            if added and residual_early and not old_map:
                 read_residual(old, added_flat, place_shared, column_tile, my_row, my_column, lane)
             if core == "wgmma":
                 x_tile: T.uint64 = 0
@@ -324,6 +349,8 @@ def tensor_core_module(p: Problem, tile: TensorTile) -> IRModule:
         if tile.blocks == 0:
             if div(block, column_tiles) * bm < total:
                 make_tile(mod(block, column_tiles), div(block, column_tiles))
+            elif known:
+                wait()
         else:
             turn: T.int32 = block
             while turn < div(total + bm - 1, bm) * column_tiles:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from laudc.schedules._cuda_demand import tensor_core_demand
 from laudc.schedules._cuda_problem import Problem, matrix_of, meaningless, problem_of
-from laudc.schedules._cuda_tiles import ROWS_A_LINE, STEP, Candidate, TensorTile, arch_number, ranked
+from laudc.schedules._cuda_tiles import ROWS_A_LINE, STEP, WIDEST, Candidate, TensorTile, arch_number, ranked
 from laudc.schedules._demand import Active, Demand
 from laudc.schedules._prologue import pack_prologue
 from laudc.schedules.base import Choice, Lowered, Schedule, Work
@@ -29,10 +29,6 @@ FIRST_HOPPER_ARCH = 90
 ENOUGH_WARPS = 8
 
 FEW_STEPS = 4
-
-WIDEST = 256
-"""Columns one instruction takes at most. Of such a tile one block fills a multiprocessor, and no other block hides
-its wait for the residual."""
 
 
 class TensorCoreSchedule(Schedule):

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 STEP = 64
 """Channels of one step on tensor cores: 128 bytes."""
 
+WIDEST = 256
+"""Columns one instruction takes at most. Of such a tile one block fills a multiprocessor, and no other block hides
+its wait for the residual."""
+
 ROWS_A_LINE = 16
 """Finished rows that a warp sums up at once; they have to be of two samples at most."""
 

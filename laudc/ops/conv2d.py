@@ -4,7 +4,7 @@ out[row, n] = act( gain[row] * ( sum_k pro(x[row_in(row, k), chan(k)]) * w[k, ch
 
 rows          compute only the output positions in the row list (others stay undefined)
 samples       the rows operand is no list but the layer masker's decisions, float32 (B, 1, 1): all positions of the
-              samples that are on
+              samples that are on; settled: those decisions, and the residual, are older than the kernel ahead
 gathered      x is no map but the matrix [capacity, kh*kw*C] that `gather` made of the listed rows
 compact       out is no map but the matrix [capacity, N], row i of it is row i of the list
 residual      "dense": act(residual + conv) everywhere; "in_place": the residual's own buffer becomes the
@@ -55,6 +55,7 @@ class Conv2dSpec(Spec):
     activation: str = "none"
     rows: bool = False
     samples: bool = False
+    settled: bool = False
     gathered: bool = False
     compact: bool = False
     residual: str = "none"
