@@ -10,7 +10,7 @@ from tvm import tirx
 from tvm.script import tirx as T
 
 from laudc.schedules._cuda_problem import Problem
-from laudc.schedules._cuda_samples import nth_sample_on, samples_on
+from laudc.schedules._cuda_samples import found_on, nth_on, samples_on, scan_samples
 from laudc.schedules._cuda_tir import Number, all_of
 
 FAR = -(1 << 20)
@@ -42,8 +42,21 @@ def row_at(p: Problem, rows: tirx.Buffer, batch: Number, position: Number, end: 
     if not p.rows:
         return position
     if p.samples:
-        return nth_sample_on(rows, batch, T.truncdiv(position, p.pixels)) * p.pixels + T.truncmod(position, p.pixels)
+        return looked_up_row(p, look_up(p, rows, batch, position), position)
     return T.if_then_else(position < end, rows[batch + 1 + position], 0)
+
+
+def look_up(p: Problem, rows: tirx.Buffer, batch: Number, position: Number) -> Number:
+    """At once what `row_count` and `row_at` tell of decisions on whole samples, for the two functions below."""
+    return scan_samples(rows, batch, T.truncdiv(position, p.pixels))
+
+
+def looked_up_count(p: Problem, scanned: Number) -> Number:
+    return found_on(scanned) * p.pixels
+
+
+def looked_up_row(p: Problem, scanned: Number, position: Number) -> Number:
+    return nth_on(scanned) * p.pixels + T.truncmod(position, p.pixels)
 
 
 def row_of_place(p: Problem, rows: tirx.Buffer, batch: Number, place: Number) -> Number:

@@ -20,16 +20,16 @@ __device__ __forceinline__ int samples_on(const float* on, int batch) {
 }
 """
 
-_NTH = """
-__device__ __forceinline__ int nth_sample_on(const float* on, int batch, int n) {
-  int found = 0;
+_SCAN = """
+__device__ __forceinline__ long long scan_samples(const float* on, int batch, int n) {
+  int found = 0, before = 0;
 #pragma unroll 4
   for (int first = 0; first < batch; first += 32) {
     int sample = first + (threadIdx.x & 31);
     unsigned bits = __ballot_sync(0xffffffffu, sample < batch && __ldcg(on + sample) != 0.0f);
-    int here = __popc(bits);
-    if (n >= 0 && n < here) {
-      int at = 0, rest = n;
+    int here = __popc(bits), rest = n - before;
+    if (rest >= 0 && rest < here) {
+      int at = 0;
 #pragma unroll
       for (int half = 16; half; half >>= 1) {
         int below = __popc((bits >> at) & ((1u << half) - 1u));
@@ -37,9 +37,9 @@ __device__ __forceinline__ int nth_sample_on(const float* on, int batch, int n) 
       }
       found = first + at;
     }
-    n -= here;
+    before += here;
   }
-  return found;
+  return ((long long)before << 32) | found;
 }
 """
 
@@ -49,8 +49,17 @@ def samples_on(decisions: tirx.Buffer, batch: Any) -> Any:
     return T.cuda.func_call("samples_on", decisions.ptr_to([0, 0, 0]), batch, source_code=_COUNT, return_type="int32")
 
 
-def nth_sample_on(decisions: tirx.Buffer, batch: Any, n: Any) -> Any:
-    """The number of the n-th that is on, 0 past the last. Every thread of a warp has to ask, each for its own n."""
+def scan_samples(decisions: tirx.Buffer, batch: Any, n: Any) -> Any:
+    """How many are on, times 2^32, and the number of the n-th of them, 0 past the last. Every thread of a warp has to
+    ask, each for its own n."""
     return T.cuda.func_call(
-        "nth_sample_on", decisions.ptr_to([0, 0, 0]), batch, n, source_code=_NTH, return_type="int32"
+        "scan_samples", decisions.ptr_to([0, 0, 0]), batch, n, source_code=_SCAN, return_type="int64"
     )
+
+
+def found_on(scanned: Any) -> Any:
+    return T.Cast("int32", T.shift_right(scanned, T.int64(32)))
+
+
+def nth_on(scanned: Any) -> Any:
+    return T.Cast("int32", T.bitwise_and(scanned, T.int64(0x7FFFFFFF)))

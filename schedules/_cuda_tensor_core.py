@@ -22,6 +22,9 @@ from laudc.schedules._cuda_overlap import SHARERS, announce, rows_known, wait_fo
 from laudc.schedules._cuda_problem import Problem
 from laudc.schedules._cuda_prologue import wait_and_apply
 from laudc.schedules._cuda_rows import (
+    look_up,
+    looked_up_count,
+    looked_up_row,
     own_chunk,
     row_at,
     row_count,
@@ -74,7 +77,7 @@ def tensor_core_module(p: Problem, tile: TensorTile) -> IRModule:
     add_up_blocks = add_up(tile)
     begin, wait = announce(p, tile), wait_for_ahead(p, tile)
     ask_for_weights = weights_to_l2(tile, depth=p.depth, steps=own_steps)
-    known = rows_known(p, tile)
+    known, at_once = rows_known(p, tile), p.samples and tile.blocks == 0
     wait_and_change = wait_and_apply(p, x_loads, pass_rows, ahead - 1)
     weight_rows = padded + tile.extra
     args = arguments_of(p, (weight_rows, p.depth), weight_rows)
@@ -145,13 +148,15 @@ def tensor_core_module(p: Problem, tile: TensorTile) -> IRModule:
         )
         if not known:
             wait()
-        total: T.let = row_count(p, rows, batch)
+        if at_once:
+            scanned: T.let = look_up(p, rows, batch, div(block, column_tiles) * bm + thread)
+        total: T.let = looked_up_count(p, scanned) if at_once else row_count(p, rows, batch)
 
         @T.inline
         def make_tile(column_tile, row_tile):
             if thread < bm:
                 position: T.let = row_tile * bm + thread
-                row: T.let = row_at(p, rows, batch, position, total)
+                row: T.let = looked_up_row(p, scanned, position) if at_once else row_at(p, rows, batch, position, total)
                 start_shared[thread] = window_start(p, position, row)
                 taps_shared[thread] = tap_bits(p, row, position < total)
                 place_shared[thread] = T.if_then_else(position < total, position if p.compact else row, -1)
