@@ -20,12 +20,12 @@ from laudc.targets import TARGETS
 from laudc.testing import Residual, conv_norm, nvrtc_for, random_images
 
 sys.path.insert(0, str(Path(__file__).parent / "gpu"))
-from conv_cases import GENERAL, RESNET50, TENSOR_CORE, Case, conv
+from conv_cases import CHANNELS, GENERAL, RESNET50, TENSOR_CORE, Case, conv
 
 SIMT, MMA, WGMMA = (SCHEDULES[name] for name in ("conv-simt", "conv-mma", "conv-wgmma"))
 TX2, V100, A100, H200 = (TARGETS[name] for name in ("jetson-tx2", "v100", "a100", "h200"))
 OLD, BOTH = ("jetson-nano", "jetson-tx2", "v100"), ("float32", "float16")
-CASES = {case.name: case for case in (*GENERAL, *TENSOR_CORE, *RESNET50)}
+CASES = {case.name: case for case in (*GENERAL, *TENSOR_CORE, *CHANNELS, *RESNET50)}
 PARTS = ("prologue of 5 channels", "prologue, thin groups", "prologue and gain, in place")
 TENSOR_PARTS = tuple(case.name for case in TENSOR_CORE if "prologue" in case.name or "gain" in case.name)
 GROUPED = tuple(name for name, case in CASES.items() if "groups gathered" in name or "depthwise gathered" in name)
@@ -131,6 +131,14 @@ def test_a_prologue_and_a_gain_are_arguments_where_they_are_wanted() -> None:
             *(
                 ("conv-wgmma", "h200", "float16", case)
                 for case in ("1 conv2", "3 conv2", "3 conv3", "head", *TENSOR_PARTS)
+            ),
+        ),
+        *slow_but(
+            ("conv-wgmma-channels", "h200", "float16", "256 between units of 16"),
+            *(
+                (schedule, target, "float16", case.name)
+                for schedule, target in (("conv-wgmma-channels", "h200"), ("conv-mma-channels", "a100"))
+                for case in CHANNELS
             ),
         ),
         *slow_but(
