@@ -10,7 +10,13 @@ from torch import Tensor
 from laudc.schedules._cuda_channel_tile import MOST_PIECES, PADDING_TAP, PIECE, ChannelTile, most_steps
 from laudc.schedules._cuda_demand import channel_demand
 from laudc.schedules._cuda_problem import Problem, matrix_of, meaningless, problem_of
-from laudc.schedules._cuda_tensor_schedule import ENOUGH_WARPS, FIRST_STMATRIX_ARCH, TensorCoreSchedule
+from laudc.schedules._cuda_tensor_schedule import (
+    ENOUGH_WARPS,
+    FEW_STEPS,
+    FIRST_STMATRIX_ARCH,
+    WIDEST,
+    TensorCoreSchedule,
+)
 from laudc.schedules._cuda_tiles import Candidate, TensorTile, arch_number, ranked
 from laudc.schedules._demand import Active, Demand
 from laudc.schedules.base import Choice, Lowered, Schedule, Work
@@ -20,6 +26,10 @@ if TYPE_CHECKING:
 
 _WIDTHS = 4
 """How many there are to choose from where a count cuts a block's columns: each has code of its own."""
+
+
+_NARROWEST = 64
+"""Columns of the tiles that there are for any work."""
 
 
 class ChannelSchedule(Schedule):
@@ -39,7 +49,8 @@ class ChannelSchedule(Schedule):
             return self.tile(p, choice, target)
 
         fitted = (Candidate(choice=_fitted(p, c.choice), speed=c.speed) for c in self.candidates)
-        return ranked(p, fitted, tile_of, target, columns=p.columns, enough_warps=ENOUGH_WARPS)
+        useful = (c for c in fitted if _is_useful(p, c.choice))
+        return ranked(p, useful, tile_of, target, columns=p.columns, enough_warps=ENOUGH_WARPS)
 
     def tile(self, p: Problem, choice: Choice, target: Target) -> ChannelTile:
         """The choice as the kernel's tile on this chip."""
@@ -91,3 +102,10 @@ def _refuse_problem(p: Problem) -> str | None:
 def _fitted(p: Problem, choice: Choice) -> Choice:
     """The tile for this depth: no more stages than steps."""
     return {**choice, "stages": min(most_steps(p), choice["stages"])}
+
+
+def _is_useful(p: Problem, choice: Choice) -> bool:
+    """No tile of which half would be idle; and where sums are short or a residual is waited for, none that is alone on
+    its multiprocessor, so that no other hides its beginning and its end."""
+    lonely = choice["bn"] == WIDEST and (most_steps(p) <= FEW_STEPS or p.residual != "none")
+    return not lonely and (choice["bn"] < 2 * p.columns or choice["bn"] == _NARROWEST)

@@ -12,9 +12,7 @@ class ConvWgmmaChannels(ChannelSchedule):
     rank = 31
     candidates = (
         Candidate(choice={"bm": 128, "bn": 256, "stages": 4, "warpgroups": 2, "lag": 1, "early": 0}, speed=100),
-        Candidate(choice={"bm": 256, "bn": 128, "stages": 4, "warpgroups": 2, "lag": 1, "early": 0}, speed=100),
         Candidate(choice={"bm": 64, "bn": 128, "stages": 3, "warpgroups": 1, "lag": 0, "early": 0}, speed=100),
-        Candidate(choice={"bm": 64, "bn": 256, "stages": 2, "warpgroups": 1, "lag": 0, "early": 0}, speed=100),
         Candidate(choice={"bm": 128, "bn": 128, "stages": 3, "warpgroups": 2, "lag": 0, "early": 0}, speed=95),
         Candidate(choice={"bm": 128, "bn": 64, "stages": 3, "warpgroups": 2, "lag": 0, "early": 0}, speed=90),
         Candidate(choice={"bm": 64, "bn": 64, "stages": 4, "warpgroups": 1, "lag": 0, "early": 0}, speed=80),
