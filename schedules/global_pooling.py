@@ -94,7 +94,8 @@ def _on_cpu(kernel: Kernel, work: Work, x: Memory, means: Memory, *, parallel: b
 
 
 def _on_gpu(kernel: Kernel, work: Work, x: Memory, sums: Memory, splits: int) -> None:
-    """The sums of the parts, or the means if there is one part."""
+    """The sums of the parts, or the means if there is one part. The last sample comes first: of a map that was just
+    written, it is what caches still hold; and whoever reads it next begins with the first."""
     from tvm.script.ir_builder import tirx as T
 
     _, height, width, channels = work.operands[0].stored
@@ -103,11 +104,12 @@ def _on_gpu(kernel: Kernel, work: Work, x: Memory, sums: Memory, splits: int) ->
     lines, wide = min(THREADS // columns, _MOST_LINES), columns * vector
     blocks, turns = -(-channels // wide), -(-height * width // (splits * lines))
     with (
-        kernel.thread("blockIdx.y", kernel.batch) as b,
+        kernel.thread("blockIdx.y", kernel.batch) as turned,
         kernel.thread("blockIdx.x", blocks * splits) as block,
         kernel.thread("threadIdx.y", lines) as line,
         kernel.thread("threadIdx.x", columns) as column,
     ):
+        b = kernel.batch - 1 - turned
         part, c = block // blocks, (block % blocks * columns + column) * vector
         mine, read = kernel.local("mine", vector), kernel.local("read", vector, work.dtype)
         with kernel.unroll("e", vector) as e:
