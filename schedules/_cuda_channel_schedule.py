@@ -55,12 +55,14 @@ class ChannelSchedule(Schedule):
     def tile(self, p: Problem, choice: Choice, target: Target) -> ChannelTile:
         """The choice as the kernel's tile on this chip."""
         bn, core = choice["bn"], self.plain.core
+        plain = {name: number for name, number in choice.items() if name != "walk"}
         cut = core == "wgmma" and p.channels_out > 0
         return ChannelTile(
-            tensor=TensorTile(core=core, stmatrix=arch_number(target) >= FIRST_STMATRIX_ARCH, **choice),
+            tensor=TensorTile(core=core, stmatrix=arch_number(target) >= FIRST_STMATRIX_ARCH, **plain),
             most_steps=most_steps(p),
             widths=tuple(range(bn // _WIDTHS, bn + 1, bn // _WIDTHS)) if cut else (bn,),
             listed=p.decisions,
+            walk=choice["walk"] * (p.columns // bn),
         )
 
     def demand(self, work: Work, target: Target, choice: Choice, active: Active) -> tuple[Demand, ...]:
@@ -100,12 +102,14 @@ def _refuse_problem(p: Problem) -> str | None:
 
 
 def _fitted(p: Problem, choice: Choice) -> Choice:
-    """The tile for this depth: no more stages than steps."""
-    return {**choice, "stages": min(most_steps(p), choice["stages"])}
+    """The tile for this depth: no more stages than steps, but a walker goes on to the next tile's."""
+    return choice if choice["walk"] else {**choice, "stages": min(most_steps(p), choice["stages"])}
 
 
 def _is_useful(p: Problem, choice: Choice) -> bool:
     """No tile of which half would be idle; and where sums are short or a residual is waited for, none that is alone on
     its multiprocessor, so that no other hides its beginning and its end."""
+    if choice["walk"] and (p.channels_out or p.columns % choice["bn"] or p.columns < 2 * choice["bn"]):
+        return False
     lonely = choice["bn"] == WIDEST and (most_steps(p) <= FEW_STEPS or p.residual != "none")
     return not lonely and (choice["bn"] < 2 * p.columns or choice["bn"] == _NARROWEST)

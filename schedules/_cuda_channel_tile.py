@@ -33,6 +33,8 @@ class ChannelTile:
     """Columns that a block multiplies, ascending: the first that holds what its sample has there."""
     listed: int
     """Entries of a list."""
+    walk: int = 0
+    """Tiles side by side that a block makes in turn, so that the end of one hides the next one's loads; 0: one."""
 
     @property
     def core(self) -> Literal["wgmma", "mma"]:
@@ -64,9 +66,10 @@ class ChannelTile:
 
     @property
     def shared_bytes(self) -> int:
-        """Beside the stages: what is told about rows, columns and pieces, and the list."""
+        """Beside the stages: what is told about rows, columns and pieces, the list; and a walker's finished tile."""
         entries = -(-self.listed // self.threads) * self.threads
-        return self.tensor.shared_bytes + 8 * self.bn + self.most_steps * 64 + 4 * entries
+        told = 4 * self.bn * (1 + max(self.walk, 1)) + self.most_steps * 64 + 4 * entries
+        return self.tensor.shared_bytes + told + (self.bm * self.tensor.out_pitch * 2 if self.walk else 0)
 
 
 def most_steps(p: Problem) -> int:

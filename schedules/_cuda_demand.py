@@ -49,7 +49,8 @@ def channel_demand(p: Problem, tile: ChannelTile, speed: float, active: Active) 
     depth = math.ceil(p.taps * channels / STEP) * STEP
     last = columns - (column_tiles - 1) * tile.bn
     multiplied = (column_tiles - 1) * tile.bn + next((width for width in tile.widths if width >= last), 0)
-    tasks = row_tiles * column_tiles
+    walk = max(tile.walk, 1)
+    tasks = row_tiles * column_tiles / walk
     tall, wide = rows / max(row_tiles, 1), columns / max(column_tiles, 1)
     listed = _sector_share(p.channels_in * 2) if p.channels_in else 1.0
     return (
@@ -57,9 +58,9 @@ def channel_demand(p: Problem, tile: ChannelTile, speed: float, active: Active) 
             _unique(p, rows, channels, columns),
             unit="tensor_fp16",
             tasks=tasks,
-            idle_tasks=max(0, every - tasks),
-            macs=tile.bm * multiplied / max(column_tiles, 1) * depth,
-            l2_bytes=2 * (tall + wide / listed) * depth + 2 * tall * wide * _passes(p),
+            idle_tasks=max(0, every / walk - tasks),
+            macs=walk * tile.bm * multiplied / max(column_tiles, 1) * depth,
+            l2_bytes=walk * (2 * (tall + wide / listed) * depth + 2 * tall * wide * _passes(p)),
             threads=tile.threads,
             shared_bytes=tile.shared_bytes,
             registers=tile.bm * tile.bn // tile.threads + _OTHER_REGISTERS,

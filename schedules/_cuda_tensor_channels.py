@@ -35,10 +35,11 @@ def channel_module(p: Problem, tile: ChannelTile) -> IRModule:
     x_stage, w_stage, out_pitch = bm * STEP, bn * STEP, tile.tensor.out_pitch
     pitch, depth_pieces = p.channels // PIECE, p.depth // PIECE
     pieces_out = p.columns // PIECE
-    ahead = tile.most_steps if stages >= tile.most_steps else stages - 1 - lag
     column_tiles = -(-p.columns // bn)
+    walks, walk = tile.walk > 0, max(tile.walk, 1)
+    ahead = tile.most_steps if stages >= tile.most_steps and not walks else stages - 1 - lag
     sample_tiles = -(-p.pixels // bm)
-    list_turns, bn_turns = -(-p.decisions // threads), -(-bn // threads)
+    list_turns, column_turns = -(-p.decisions // threads), -(-bn * walk // threads)
     columns = p.columns
     added, residual_early = p.residual != "none", tile.early == 1
     share = WarpShare(tile=tile.tensor)
@@ -46,6 +47,7 @@ def channel_module(p: Problem, tile: ChannelTile) -> IRModule:
     line_chunks, lines_at_once, lines = share.line_chunks, share.lines_at_once, share.lines
     assert all(size % pass_rows == 0 for size in (bm, bn)), tile
     assert bm <= threads, tile
+    assert not walks or (p.channels_out == 0 and p.columns == bn * walk), tile
     assert min(ahead, tall, lines) >= 1, tile
     assert wide % 16 == 0, tile
 
@@ -87,7 +89,7 @@ def channel_module(p: Problem, tile: ChannelTile) -> IRModule:
         logits: args.logits,
     ) -> None:
         T.device_entry()
-        block = T.cta_id([column_tiles * row_tiles(p, args.batch, bm)])
+        block = T.cta_id([column_tiles // walk * row_tiles(p, args.batch, bm)])
         thread = T.thread_id([threads])
         batch: T.let = args.batch
         x_flat = flat(x, batch * p.height * p.width * p.channels)
@@ -97,31 +99,36 @@ def channel_module(p: Problem, tile: ChannelTile) -> IRModule:
         pool = T.SMEMPool()
         x_shared = pool.alloc((stages * x_stage,), "float16", align=1024)
         w_shared = pool.alloc((stages * w_stage,), "float16", align=1024)
-        if stages * (x_stage + w_stage) < bm * out_pitch:
+        if walks:
+            out_shared = pool.alloc((bm * out_pitch,), "float16", align=1024)
+        elif stages * (x_stage + w_stage) < bm * out_pitch:
             pool.move_base_to(bm * out_pitch * 2)
         start_shared = pool.alloc((bm,), "int32", align=16)
         taps_shared = pool.alloc((bm,), "int32", align=16)
         place_shared = pool.alloc((bm,), "int32", align=16)
         row_shared = pool.alloc((bn,), "int32", align=16)
-        bias_shared = pool.alloc((bn,), "float32", align=16)
+        bias_shared = pool.alloc((bn * walk,), "float32", align=16)
         piece_shared = pool.alloc((tile.most_steps * 16,), "int32", align=16)
         list_shared = pool.alloc((list_turns * threads,), "int32", align=16)
-        pool.move_base_to(0)
-        out_shared = pool.alloc((bm * out_pitch,), "float16", align=1024)
+        if not walks:
+            pool.move_base_to(0)
+            out_shared = pool.alloc((bm * out_pitch,), "float16", align=1024)
         pool.commit()
         acc = T.alloc_local((tall * sums,), "float32")
         start = T.alloc_local((x_loads,), "int32")
         taps = T.alloc_local((x_loads,), "int32")
         w_row = T.alloc_local((w_loads,), "int32")
         piece = T.alloc_local((2,), "int32")
-        shift = T.alloc_local((bn_turns,), "float32")
+        shift = T.alloc_local((column_turns,), "float32")
         old = T.alloc_local((tall * lines * 8,), "float16")
         load_step = T.alloc_local((1,), "int32")
+        loads_left = T.alloc_local((1,), "int32")
+        walked = T.alloc_local((1,), "int32")
         load_stage = T.alloc_local((1,), "int32")
         stage = T.alloc_local((1,), "int32")
 
-        column_tile: T.let = mod(block, column_tiles)
-        row_tile: T.let = div(block, column_tiles)
+        first_tile: T.let = mod(block, column_tiles // walk)
+        row_tile: T.let = div(block, column_tiles // walk)
         sample: T.let = div(row_tile, sample_tiles)
         begin: T.let = row_span(p, rows, batch, sample)[0]
         end: T.let = row_span(p, rows, batch, sample)[1]
@@ -131,7 +138,7 @@ def channel_module(p: Problem, tile: ChannelTile) -> IRModule:
         for i in T.unroll(list_turns):
             if i * threads + thread < p.decisions:
                 list_shared[i * threads + thread] = channels[sample, 1 + i * threads + thread]
-        left: T.let = made(kept) - column_tile * bn
+        left: T.let = made(kept) - first_tile * bn
         tap_pieces: T.let = read_pieces(kept)
         pieces: T.let = tap_pieces * p.taps
         steps: T.let = div(pieces + 7, 8)
@@ -144,16 +151,17 @@ def channel_module(p: Problem, tile: ChannelTile) -> IRModule:
                 start_shared[thread] = window_start(p, position, row) * pitch
                 taps_shared[thread] = T.bitwise_and(tap_bits(p, row, position < end), 0x7FFFFFFF)
                 place_shared[thread] = T.if_then_else(position < end, position if p.compact else row, -1)
-            for j in T.unroll(bn_turns):
+            for j in T.unroll(column_turns):
                 here: T.let = j * threads + thread
                 shift[j] = T.float32(0)
                 if here < bn:
                     row_shared[here] = -1
-                    if here < left:
-                        column: T.let = listed(list_shared, column_tile * bn + here, p.channels_out)
+                if here < T.min(left, bn * walk):
+                    column: T.let = listed(list_shared, first_tile * bn + here, p.channels_out)
+                    if here < bn:
                         row_shared[here] = column * depth_pieces
-                        if p.bias:
-                            shift[j] = bias[column]
+                    if p.bias:
+                        shift[j] = bias[column]
             for i in T.serial(div(steps * 8 + threads - 1, threads)):
                 at: T.let = i * threads + thread
                 if at < steps * 8:
@@ -186,12 +194,14 @@ def channel_module(p: Problem, tile: ChannelTile) -> IRModule:
             my_row: T.let = share.first_row(warp)
             my_column: T.let = share.first_column(warp)
             load_step[0] = 0
+            loads_left[0] = steps * walk
             load_stage[0] = 0
             stage[0] = 0
+            walked[0] = 0
 
             @T.inline
             def load():
-                if load_step[0] < steps:
+                if loads_left[0] > 0:
                     for e in T.vectorized(2):
                         piece[e] = piece_shared[(load_step[0] * 8 + load_chunk) * 2 + e]
                     tap: T.let = T.shift_right(piece[1], TAP_SHIFT)
@@ -212,6 +222,11 @@ def channel_module(p: Problem, tile: ChannelTile) -> IRModule:
                         )
                     load_stage[0] = T.if_then_else(load_stage[0] == stages - 1, 0, load_stage[0] + 1)
                     load_step[0] = load_step[0] + 1
+                    loads_left[0] = loads_left[0] - 1
+                    if walks and load_step[0] == steps:
+                        load_step[0] = 0
+                        for i in T.unroll(w_loads):
+                            w_row[i] = w_row[i] + bn * depth_pieces
                 T.ptx.cp.async_.commit_group()
 
             @T.inline
@@ -220,21 +235,19 @@ def channel_module(p: Problem, tile: ChannelTile) -> IRModule:
                 for m in T.unroll(tall):
                     for i in T.unroll(lines):
                         place: T.let = place_shared[my_row + m * apart + i * lines_at_once + div(lane, line_chunks)]
-                        at: T.let = column_tile * (bn // 8) + div(my_column, 8) + mod(lane, line_chunks)
+                        at: T.let = (first_tile + walked[0]) * (bn // 8) + div(my_column, 8) + mod(lane, line_chunks)
                         for e in T.vectorized(8):
                             old[(m * lines + i) * 8 + e] = added_flat[
                                 (T.max(place, 0) * pieces_out + T.min(at, pieces_out - 1)) * 8 + e
                             ]
 
-            for i in T.unroll(tall * sums):
-                acc[i] = T.float32(0)
             for _ in T.unroll(ahead):
                 load()
-            for j in T.unroll(bn_turns):
-                if j * threads + thread < bn:
+            for j in T.unroll(column_turns):
+                if j * threads + thread < bn * walk:
                     bias_shared[j * threads + thread] = shift[j]
-            if added and residual_early:
-                read_residual()
+            if walks:
+                T.cuda.cta_sync()
             if core == "wgmma":
                 x_tile: T.uint64 = 0
                 w_tile: T.uint64 = 0
@@ -284,7 +297,6 @@ def channel_module(p: Problem, tile: ChannelTile) -> IRModule:
                         else:
                             multiply_left(choice + 1)
 
-                multiply_left(0)
             else:
                 a = T.alloc_local((tall * 4,), "uint32")
                 b = T.alloc_local((wide // 4,), "uint32")
@@ -292,95 +304,118 @@ def channel_module(p: Problem, tile: ChannelTile) -> IRModule:
                 b_row: T.let = (my_column + mod(lane, 8) + div(lane, 16) * 8) * STEP
                 a_chunk: T.let = xor(div(lane, 16), mod(lane, 8)) * 8
                 b_chunk: T.let = xor(mod(div(lane, 8), 2), mod(lane, 8)) * 8
-                for _ in T.serial(steps):
-                    T.ptx.cp.async_.wait_group(ahead - 1)
-                    T.cuda.cta_sync()
-                    load()
-                    for k in T.unroll(4):
-                        for m in T.unroll(tall):
-                            T.ptx[ldmatrix](
-                                *run_of(a, m * 4, 4),
-                                x_shared.ptr_to([stage[0] * x_stage + a_row + m * 1024 + xor(a_chunk, k * 16)]),
-                            )
-                        for j in T.unroll(wide // 16):
-                            T.ptx[ldmatrix](
-                                *run_of(b, j * 4, 4),
-                                w_shared.ptr_to([stage[0] * w_stage + b_row + j * 1024 + xor(b_chunk, k * 16)]),
-                            )
-                        for m in T.unroll(tall):
-                            for j in T.unroll(wide // 8):
-                                T.ptx[mma](
-                                    *run_of(acc, m * sums + j * 4, 4),
+
+                @T.inline
+                def multiply_tile():
+                    for _ in T.serial(steps):
+                        T.ptx.cp.async_.wait_group(ahead - 1)
+                        T.cuda.cta_sync()
+                        load()
+                        for k in T.unroll(4):
+                            for m in T.unroll(tall):
+                                T.ptx[ldmatrix](
                                     *run_of(a, m * 4, 4),
-                                    *run_of(b, j * 2, 2),
-                                    *run_of(acc, m * sums + j * 4, 4),
+                                    x_shared.ptr_to([stage[0] * x_stage + a_row + m * 1024 + xor(a_chunk, k * 16)]),
                                 )
-                    stage[0] = T.if_then_else(stage[0] == stages - 1, 0, stage[0] + 1)
-            if added and not residual_early:
-                read_residual()
-            T.ptx.cp.async_.wait_group(0)
-            T.cuda.cta_sync()
+                            for j in T.unroll(wide // 16):
+                                T.ptx[ldmatrix](
+                                    *run_of(b, j * 4, 4),
+                                    w_shared.ptr_to([stage[0] * w_stage + b_row + j * 1024 + xor(b_chunk, k * 16)]),
+                                )
+                            for m in T.unroll(tall):
+                                for j in T.unroll(wide // 8):
+                                    T.ptx[mma](
+                                        *run_of(acc, m * sums + j * 4, 4),
+                                        *run_of(a, m * 4, 4),
+                                        *run_of(b, j * 2, 2),
+                                        *run_of(acc, m * sums + j * 4, 4),
+                                    )
+                        stage[0] = T.if_then_else(stage[0] == stages - 1, 0, stage[0] + 1)
 
             pair = T.alloc_local((2,), "float32")
             packed = T.alloc_local((4,), "uint32")
             out_words = out_shared.view("uint32")
-            for m in T.unroll(tall):
-                for j in T.unroll(wide // 16):
-                    for q in T.unroll(4):
-                        for e in T.unroll(2):
-                            pair[e] = acc[m * sums + j * 8 + q * 2 + e]
-                            if p.bias:
-                                pair[e] = (
-                                    pair[e] + bias_shared[my_column + j * 16 + (q // 2) * 8 + mod(lane, 4) * 2 + e]
-                                )
-                            if not added:
-                                pair[e] = pointwise(p.activation, pair[e], "cuda")
-                        T.ptx.cvt.rn.f16x2.f32(packed[q], pair[1], pair[0])
-                        if not tile.tensor.stmatrix:
-                            out_words[
-                                (
-                                    (my_row + m * apart + div(lane, 4) + (q % 2) * 8) * out_pitch
-                                    + my_column
-                                    + j * 16
-                                    + (q // 2) * 8
-                                )
-                                // 2
-                                + mod(lane, 4)
-                            ] = packed[q]
-                    if tile.tensor.stmatrix:
-                        T.ptx[stmatrix](
-                            out_shared.ptr_to(
-                                [
-                                    (my_row + m * apart + mod(lane, 16)) * out_pitch
-                                    + my_column
-                                    + (j * 2 + div(lane, 16)) * 8
-                                ]
-                            ),
-                            *run_of(packed, 0, 4),
-                        )
-            # A warp reads only what it wrote.
-            T.cuda.warp_sync()
             line = T.alloc_local((8,), "float16")
-            for m in T.unroll(tall):
-                for i in T.unroll(lines):
-                    tile_row: T.let = my_row + m * apart + i * lines_at_once + div(lane, line_chunks)
-                    place: T.let = place_shared[tile_row]
-                    at: T.let = div(my_column, 8) + mod(lane, line_chunks)
-                    if place >= 0 and at * 8 < left:
-                        for e in T.vectorized(8):
-                            line[e] = out_shared[tile_row * out_pitch + my_column + mod(lane, line_chunks) * 8 + e]
-                        if added:
-                            for e in T.unroll(8):
-                                s: T.float32 = T.Cast("float32", line[e]) + T.Cast(
-                                    "float32", old[(m * lines + i) * 8 + e]
-                                )
-                                line[e] = T.Cast("float16", pointwise(p.activation, s, "cuda"))
-                        if is_whole(at, left):
+            for _ in T.serial(walk):
+                for i in T.unroll(tall * sums):
+                    acc[i] = T.float32(0)
+                if added and residual_early:
+                    read_residual()
+                if core == "wgmma":
+                    multiply_left(0)
+                else:
+                    multiply_tile()
+                if added and not residual_early:
+                    read_residual()
+                if walks:
+                    T.cuda.warp_sync()
+                else:
+                    T.ptx.cp.async_.wait_group(0)
+                    T.cuda.cta_sync()
+                for m in T.unroll(tall):
+                    for j in T.unroll(wide // 16):
+                        for q in T.unroll(4):
+                            for e in T.unroll(2):
+                                pair[e] = acc[m * sums + j * 8 + q * 2 + e]
+                                if p.bias:
+                                    pair[e] = (
+                                        pair[e]
+                                        + bias_shared[
+                                            walked[0] * bn + my_column + j * 16 + (q // 2) * 8 + mod(lane, 4) * 2 + e
+                                        ]
+                                    )
+                                if not added:
+                                    pair[e] = pointwise(p.activation, pair[e], "cuda")
+                            T.ptx.cvt.rn.f16x2.f32(packed[q], pair[1], pair[0])
+                            if not tile.tensor.stmatrix:
+                                out_words[
+                                    (
+                                        (my_row + m * apart + div(lane, 4) + (q % 2) * 8) * out_pitch
+                                        + my_column
+                                        + j * 16
+                                        + (q // 2) * 8
+                                    )
+                                    // 2
+                                    + mod(lane, 4)
+                                ] = packed[q]
+                        if tile.tensor.stmatrix:
+                            T.ptx[stmatrix](
+                                out_shared.ptr_to(
+                                    [
+                                        (my_row + m * apart + mod(lane, 16)) * out_pitch
+                                        + my_column
+                                        + (j * 2 + div(lane, 16)) * 8
+                                    ]
+                                ),
+                                *run_of(packed, 0, 4),
+                            )
+                # A warp reads only what it wrote.
+                T.cuda.warp_sync()
+                for m in T.unroll(tall):
+                    for i in T.unroll(lines):
+                        tile_row: T.let = my_row + m * apart + i * lines_at_once + div(lane, line_chunks)
+                        place: T.let = place_shared[tile_row]
+                        at: T.let = div(my_column, 8) + mod(lane, line_chunks)
+                        if place >= 0 and at * 8 < left:
                             for e in T.vectorized(8):
-                                out_flat[(place * pieces_out + column_tile * (bn // 8) + at) * 8 + e] = line[e]
-                        else:
-                            for e in T.unroll(7):
-                                if at * 8 + e < left:
-                                    out_flat[(place * pieces_out + column_tile * (bn // 8) + at) * 8 + e] = line[e]
+                                line[e] = out_shared[tile_row * out_pitch + my_column + mod(lane, line_chunks) * 8 + e]
+                            if added:
+                                for e in T.unroll(8):
+                                    s: T.float32 = T.Cast("float32", line[e]) + T.Cast(
+                                        "float32", old[(m * lines + i) * 8 + e]
+                                    )
+                                    line[e] = T.Cast("float16", pointwise(p.activation, s, "cuda"))
+                            if is_whole(at, left):
+                                for e in T.vectorized(8):
+                                    out_flat[
+                                        (place * pieces_out + (first_tile + walked[0]) * (bn // 8) + at) * 8 + e
+                                    ] = line[e]
+                            else:
+                                for e in T.unroll(7):
+                                    if at * 8 + e < left:
+                                        out_flat[
+                                            (place * pieces_out + (first_tile + walked[0]) * (bn // 8) + at) * 8 + e
+                                        ] = line[e]
+                walked[0] = walked[0] + 1
 
     return module_of(p, kernel)

@@ -103,6 +103,7 @@ def _on_gpu(kernel: Kernel, work: Work, x: Memory, sums: Memory, splits: int) ->
     columns = min(_ABREAST, channels // vector)
     lines, wide = min(THREADS // columns, _MOST_LINES), columns * vector
     blocks, turns = -(-channels // wide), -(-height * width // (splits * lines))
+    flat = kernel.flat(x, kernel.batch * height * width * channels)
     with (
         kernel.thread("blockIdx.y", kernel.batch) as turned,
         kernel.thread("blockIdx.x", blocks * splits) as block,
@@ -110,15 +111,17 @@ def _on_gpu(kernel: Kernel, work: Work, x: Memory, sums: Memory, splits: int) ->
         kernel.thread("threadIdx.x", columns) as column,
     ):
         b = kernel.batch - 1 - turned
-        part, c = block // blocks, (block % blocks * columns + column) * vector
+        part, first = block // blocks, block % blocks * columns + column
+        start = kernel.local("start", 1, "int32")
+        start[0] = b * height * width
         mine, read = kernel.local("mine", vector), kernel.local("read", vector, work.dtype)
         with kernel.unroll("e", vector) as e:
             mine[e] = T.float32(0)
         with kernel.serial("turn", turns) as turn:
             place = (part * turns + turn) * lines + line
-            with kernel.when(place < height * width, c < channels):
+            with kernel.when(place < height * width, first < channels // vector):
                 with kernel.vectorized(vector) as lane:
-                    read[lane] = x[b, place // width, place % width, c + lane]
+                    read[lane] = flat[((start[0] + place) * (channels // vector) + first) * vector + lane]
                 with kernel.unroll("e", vector) as e:
                     mine[e] = mine[e] + read[e].astype("float32")
         shared = kernel.shared("sums", lines * wide)

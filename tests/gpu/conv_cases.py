@@ -345,6 +345,19 @@ CHANNELS = (
         residual="dense",
         activation="relu",
     ),
+    *(
+        conv(
+            f"{deep} from units of 8, several tiles",
+            in_channels=deep,
+            out_channels=512,
+            bias=True,
+            channels_in=8,
+            residual="dense",
+            activation="relu",
+        )
+        for deep in (64, 384)
+    ),
+    conv("128 from units of 32, several tiles", in_channels=128, out_channels=256, channels_in=32, **THREE),
     conv(
         "96 from units of 16, in place", in_channels=96, out_channels=200, channels_in=16, residual="in_place", **LISTED
     ),
