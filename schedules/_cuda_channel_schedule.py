@@ -29,7 +29,7 @@ _WIDTHS = 4
 
 
 _NARROWEST = 64
-"""Columns of the tiles that there are for any work."""
+"""Rows and columns of the tiles that there are for any work."""
 
 
 class ChannelSchedule(Schedule):
@@ -108,8 +108,9 @@ def _fitted(p: Problem, choice: Choice) -> Choice:
 
 def _is_useful(p: Problem, choice: Choice) -> bool:
     """No tile of which half would be idle; and where sums are short or a residual is waited for, none that is alone on
-    its multiprocessor, so that no other hides its beginning and its end."""
-    if choice["walk"] and (p.channels_out or p.columns % choice["bn"] or p.columns < 2 * choice["bn"]):
-        return False
-    lonely = choice["bn"] == WIDEST and (most_steps(p) <= FEW_STEPS or p.residual != "none")
-    return not lonely and (choice["bn"] < 2 * p.columns or choice["bn"] == _NARROWEST)
+    its multiprocessor, so that no other hides its beginning and its end. Walkers have room for few steps of x."""
+    short = most_steps(p) <= FEW_STEPS
+    lonely = choice["bn"] == WIDEST and (short or p.residual != "none")
+    idle = any(choice[side] > max(size, _NARROWEST) * 2 - 1 for side, size in (("bm", p.pixels), ("bn", p.columns)))
+    walks = short and not p.channels_out and p.columns % choice["bn"] == 0 and p.columns >= 2 * choice["bn"]
+    return not lonely and not idle and (walks or not choice["walk"])

@@ -34,7 +34,7 @@ class ChannelTile:
     listed: int
     """Entries of a list."""
     walk: int = 0
-    """Tiles side by side that a block makes in turn, so that the end of one hides the next one's loads; 0: one."""
+    """Tiles side by side that a block makes in turn, from one x, the end of each hiding loads of the next; 0: one."""
 
     @property
     def core(self) -> Literal["wgmma", "mma"]:
@@ -66,10 +66,11 @@ class ChannelTile:
 
     @property
     def shared_bytes(self) -> int:
-        """Beside the stages: what is told about rows, columns and pieces, the list; and a walker's finished tile."""
+        """Beside the stages: what is told about rows, columns and pieces, the list; a walker's x and finished tile."""
         entries = -(-self.listed // self.threads) * self.threads
         told = 4 * self.bn * (1 + max(self.walk, 1)) + self.most_steps * 64 + 4 * entries
-        return self.tensor.shared_bytes + told + (self.bm * self.tensor.out_pitch * 2 if self.walk else 0)
+        kept = 2 * self.bm * ((self.most_steps - self.stages) * STEP + self.tensor.out_pitch) if self.walk else 0
+        return self.tensor.shared_bytes + told + kept
 
 
 def most_steps(p: Problem) -> int:

@@ -60,7 +60,7 @@ def channel_demand(p: Problem, tile: ChannelTile, speed: float, active: Active) 
             tasks=tasks,
             idle_tasks=max(0, every / walk - tasks),
             macs=walk * tile.bm * multiplied / max(column_tiles, 1) * depth,
-            l2_bytes=walk * (2 * (tall + wide / listed) * depth + 2 * tall * wide * _passes(p)),
+            l2_bytes=2 * tall * depth + walk * (2 * wide / listed * depth + 2 * tall * wide * _passes(p)),
             threads=tile.threads,
             shared_bytes=tile.shared_bytes,
             registers=tile.bm * tile.bn // tile.threads + _OTHER_REGISTERS,

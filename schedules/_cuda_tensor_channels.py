@@ -16,9 +16,10 @@ from __future__ import annotations
 from tvm.ir import IRModule
 from tvm.script import tirx as T
 
-from laudc.schedules._cuda_channel_tile import PADDING_TAP, PIECE, TAP_SHIFT, ChannelTile
+from laudc.schedules._cuda_channel_tables import columns_told, pieces_told
+from laudc.schedules._cuda_channel_tile import PIECE, TAP_SHIFT, ChannelTile
 from laudc.schedules._cuda_problem import Problem
-from laudc.schedules._cuda_rows import row_at, row_span, row_tiles, tap_bits, tap_down, tap_right, window_start
+from laudc.schedules._cuda_rows import row_at, row_span, row_tiles, tap_bits, window_start
 from laudc.schedules._cuda_tiles import STEP
 from laudc.schedules._cuda_tir import arguments_of, flat, module_of, run_of
 from laudc.schedules._cuda_warps import WarpShare
@@ -38,6 +39,7 @@ def channel_module(p: Problem, tile: ChannelTile) -> IRModule:
     column_tiles = -(-p.columns // bn)
     walks, walk = tile.walk > 0, max(tile.walk, 1)
     ahead = tile.most_steps if stages >= tile.most_steps and not walks else stages - 1 - lag
+    x_stages = tile.most_steps if walks else stages
     sample_tiles = -(-p.pixels // bm)
     list_turns, column_turns = -(-p.decisions // threads), -(-bn * walk // threads)
     columns = p.columns
@@ -60,19 +62,19 @@ def channel_module(p: Problem, tile: ChannelTile) -> IRModule:
     def wgmma(width):
         return f"wgmma.mma_async.sync.aligned.m64n{width}k16.f32.f16.f16"
 
-    def listed(list_shared, at, unit):
-        """The channel that a column of a compact value stands for."""
-        return list_shared[div(at, unit)] * unit + mod(at, unit) if unit else at
-
     def made(kept):
         return kept * p.channels_out if p.channels_out else columns
 
     def read_pieces(kept):
         return kept * (p.channels_in // PIECE) if p.channels_in else pitch
 
+    def x_at(step, stage):
+        return step[0] if walks else stage[0]
+
     def is_whole(at, left):
         return True if p.channels_out % PIECE == 0 else at * PIECE + PIECE <= left
 
+    tell_columns, tell_pieces = columns_told(p, tile), pieces_told(p, threads)
     args = arguments_of(p, (columns, p.depth), columns)
 
     @T.prim_func
@@ -97,7 +99,7 @@ def channel_module(p: Problem, tile: ChannelTile) -> IRModule:
         added_flat = flat(residual if p.residual == "dense" else out)
         out_flat = flat(out)
         pool = T.SMEMPool()
-        x_shared = pool.alloc((stages * x_stage,), "float16", align=1024)
+        x_shared = pool.alloc((x_stages * x_stage,), "float16", align=1024)
         w_shared = pool.alloc((stages * w_stage,), "float16", align=1024)
         if walks:
             out_shared = pool.alloc((bm * out_pitch,), "float16", align=1024)
@@ -125,6 +127,7 @@ def channel_module(p: Problem, tile: ChannelTile) -> IRModule:
         loads_left = T.alloc_local((1,), "int32")
         walked = T.alloc_local((1,), "int32")
         load_stage = T.alloc_local((1,), "int32")
+        step = T.alloc_local((1,), "int32")
         stage = T.alloc_local((1,), "int32")
 
         first_tile: T.let = mod(block, column_tiles // walk)
@@ -151,33 +154,8 @@ def channel_module(p: Problem, tile: ChannelTile) -> IRModule:
                 start_shared[thread] = window_start(p, position, row) * pitch
                 taps_shared[thread] = T.bitwise_and(tap_bits(p, row, position < end), 0x7FFFFFFF)
                 place_shared[thread] = T.if_then_else(position < end, position if p.compact else row, -1)
-            for j in T.unroll(column_turns):
-                here: T.let = j * threads + thread
-                shift[j] = T.float32(0)
-                if here < bn:
-                    row_shared[here] = -1
-                if here < T.min(left, bn * walk):
-                    column: T.let = listed(list_shared, first_tile * bn + here, p.channels_out)
-                    if here < bn:
-                        row_shared[here] = column * depth_pieces
-                    if p.bias:
-                        shift[j] = bias[column]
-            for i in T.serial(div(steps * 8 + threads - 1, threads)):
-                at: T.let = i * threads + thread
-                if at < steps * 8:
-                    piece[0] = 0
-                    piece[1] = PADDING_TAP << TAP_SHIFT
-                    if at < pieces:
-                        tap: T.let = div(at, tap_pieces)
-                        own: T.let = mod(at, tap_pieces)
-                        piece[0] = (tap_down(p, tap) * p.width + tap_right(p, tap)) * pitch + own
-                        piece[1] = (
-                            tap * pitch
-                            + listed(list_shared, own, p.channels_in // PIECE)
-                            + T.shift_left(tap, TAP_SHIFT)
-                        )
-                    for e in T.vectorized(2):
-                        piece_shared[at * 2 + e] = piece[e]
+            tell_columns(list_shared, thread, first_tile * bn, left, row_shared, bias, shift)
+            tell_pieces(list_shared, thread, tap_pieces, pieces, steps, piece, piece_shared)
             T.cuda.cta_sync()
             load_row: T.let = div(thread, 8)
             load_chunk: T.let = mod(thread, 8)
@@ -206,13 +184,15 @@ def channel_module(p: Problem, tile: ChannelTile) -> IRModule:
                         piece[e] = piece_shared[(load_step[0] * 8 + load_chunk) * 2 + e]
                     tap: T.let = T.shift_right(piece[1], TAP_SHIFT)
                     w_piece: T.let = T.bitwise_and(piece[1], (1 << TAP_SHIFT) - 1)
-                    for i in T.unroll(x_loads):
-                        T.ptx[copy_x](
-                            x_shared.ptr_to([load_stage[0] * x_stage + slot + i * pass_rows * STEP]),
-                            x_flat.ptr_to([(start[i] + piece[0]) * 8]),
-                            16,
-                            T.Cast("uint32", T.bitwise_and(T.shift_right(taps[i], tap), 1) * 16),
-                        )
+                    # A walker keeps x.
+                    if not walks or loads_left[0] > steps * (walk - 1):
+                        for i in T.unroll(x_loads):
+                            T.ptx[copy_x](
+                                x_shared.ptr_to([x_at(load_step, load_stage) * x_stage + slot + i * pass_rows * STEP]),
+                                x_flat.ptr_to([(start[i] + piece[0]) * 8]),
+                                16,
+                                T.Cast("uint32", T.bitwise_and(T.shift_right(taps[i], tap), 1) * 16),
+                            )
                     for i in T.unroll(w_loads):
                         T.ptx[copy_w](
                             w_shared.ptr_to([load_stage[0] * w_stage + slot + i * pass_rows * STEP]),
@@ -272,7 +252,7 @@ def channel_module(p: Problem, tile: ChannelTile) -> IRModule:
                                 # Offsets in 16-byte units: 32 bytes of depth, 64 rows, a stage[0].
                                 T.ptx[instruction](
                                     *run_of(acc, m * sums, its_sums),
-                                    x_tile + T.Cast("uint64", stage[0] * (x_stage // 8) + m * 512 + k * 2),
+                                    x_tile + T.Cast("uint64", x_at(step, stage) * (x_stage // 8) + m * 512 + k * 2),
                                     w_tile + T.Cast("uint64", stage[0] * (w_stage // 8) + k * 2),
                                     True,
                                     1,
@@ -282,6 +262,7 @@ def channel_module(p: Problem, tile: ChannelTile) -> IRModule:
                                 )
                         T.ptx.wgmma.commit_group.sync.aligned()
                         stage[0] = T.if_then_else(stage[0] == stages - 1, 0, stage[0] + 1)
+                        step[0] = step[0] + 1
                         if lag == 1:
                             T.ptx.wgmma.wait_group.sync.aligned(1)
                             load()
@@ -315,7 +296,9 @@ def channel_module(p: Problem, tile: ChannelTile) -> IRModule:
                             for m in T.unroll(tall):
                                 T.ptx[ldmatrix](
                                     *run_of(a, m * 4, 4),
-                                    x_shared.ptr_to([stage[0] * x_stage + a_row + m * 1024 + xor(a_chunk, k * 16)]),
+                                    x_shared.ptr_to(
+                                        [x_at(step, stage) * x_stage + a_row + m * 1024 + xor(a_chunk, k * 16)]
+                                    ),
                                 )
                             for j in T.unroll(wide // 16):
                                 T.ptx[ldmatrix](
@@ -331,12 +314,14 @@ def channel_module(p: Problem, tile: ChannelTile) -> IRModule:
                                         *run_of(acc, m * sums + j * 4, 4),
                                     )
                         stage[0] = T.if_then_else(stage[0] == stages - 1, 0, stage[0] + 1)
+                        step[0] = step[0] + 1
 
             pair = T.alloc_local((2,), "float32")
             packed = T.alloc_local((4,), "uint32")
             out_words = out_shared.view("uint32")
             line = T.alloc_local((8,), "float16")
             for _ in T.serial(walk):
+                step[0] = 0
                 for i in T.unroll(tall * sums):
                     acc[i] = T.float32(0)
                 if added and residual_early:

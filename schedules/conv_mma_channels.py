@@ -6,29 +6,22 @@ from laudc.schedules import conv_mma
 from laudc.schedules._cuda_channel_schedule import ChannelSchedule
 from laudc.schedules._cuda_tiles import Candidate
 
+_NAMES = ("bm", "bn", "stages", "warpgroups", "warps_m", "early", "walk")
+
 
 class ConvMmaChannels(ChannelSchedule):
     plain = conv_mma.SCHEDULE
     rank = 41
-    candidates = (
-        Candidate(
-            choice={"bm": 128, "bn": 128, "stages": 3, "warpgroups": 1, "warps_m": 2, "early": 0, "walk": 0}, speed=100
-        ),
-        Candidate(
-            choice={"bm": 64, "bn": 128, "stages": 3, "warpgroups": 1, "warps_m": 2, "early": 0, "walk": 0}, speed=93
-        ),
-        Candidate(
-            choice={"bm": 128, "bn": 128, "stages": 3, "warpgroups": 2, "warps_m": 4, "early": 0, "walk": 0}, speed=92
-        ),
-        Candidate(
-            choice={"bm": 128, "bn": 64, "stages": 3, "warpgroups": 1, "warps_m": 2, "early": 0, "walk": 0}, speed=90
-        ),
-        Candidate(
-            choice={"bm": 64, "bn": 64, "stages": 3, "warpgroups": 1, "warps_m": 2, "early": 0, "walk": 0}, speed=75
-        ),
-        Candidate(
-            choice={"bm": 64, "bn": 64, "stages": 3, "warpgroups": 1, "warps_m": 2, "early": 1, "walk": 1}, speed=90
-        ),
+    candidates = tuple(
+        Candidate(choice=dict(zip(_NAMES, numbers, strict=True)), speed=speed)
+        for *numbers, speed in (
+            (128, 128, 3, 1, 2, 0, 0, 100),
+            (64, 128, 3, 1, 2, 0, 0, 93),
+            (128, 128, 3, 2, 4, 0, 0, 92),
+            (128, 64, 3, 1, 2, 0, 0, 90),
+            (64, 64, 3, 1, 2, 1, 1, 75),
+            (64, 64, 3, 1, 2, 0, 0, 75),
+        )
     )
     """As without lists."""
 

@@ -6,33 +6,22 @@ from laudc.schedules import conv_wgmma
 from laudc.schedules._cuda_channel_schedule import ChannelSchedule
 from laudc.schedules._cuda_tiles import Candidate
 
+_NAMES = ("bm", "bn", "stages", "warpgroups", "lag", "early", "walk")
+
 
 class ConvWgmmaChannels(ChannelSchedule):
     plain = conv_wgmma.SCHEDULE
     rank = 31
-    candidates = (
-        Candidate(
-            choice={"bm": 128, "bn": 256, "stages": 4, "warpgroups": 2, "lag": 1, "early": 0, "walk": 0}, speed=100
-        ),
-        Candidate(
-            choice={"bm": 64, "bn": 128, "stages": 3, "warpgroups": 1, "lag": 0, "early": 0, "walk": 0}, speed=100
-        ),
-        Candidate(
-            choice={"bm": 128, "bn": 128, "stages": 3, "warpgroups": 2, "lag": 0, "early": 0, "walk": 0}, speed=95
-        ),
-        Candidate(
-            choice={"bm": 128, "bn": 64, "stages": 3, "warpgroups": 2, "lag": 0, "early": 0, "walk": 0}, speed=90
-        ),
-        Candidate(choice={"bm": 64, "bn": 64, "stages": 4, "warpgroups": 1, "lag": 0, "early": 0, "walk": 0}, speed=80),
-        Candidate(
-            choice={"bm": 64, "bn": 128, "stages": 3, "warpgroups": 1, "lag": 0, "early": 1, "walk": 1}, speed=100
-        ),
-        Candidate(
-            choice={"bm": 128, "bn": 64, "stages": 3, "warpgroups": 2, "lag": 0, "early": 1, "walk": 1}, speed=100
-        ),
-        Candidate(
-            choice={"bm": 64, "bn": 64, "stages": 3, "warpgroups": 1, "lag": 0, "early": 1, "walk": 1}, speed=100
-        ),
+    candidates = tuple(
+        Candidate(choice=dict(zip(_NAMES, numbers, strict=True)), speed=speed)
+        for *numbers, speed in (
+            (128, 256, 4, 2, 1, 0, 0, 100),
+            (64, 128, 3, 1, 0, 0, 0, 100),
+            (128, 128, 3, 2, 0, 0, 0, 95),
+            (128, 64, 3, 2, 0, 0, 0, 90),
+            (128, 64, 3, 2, 0, 1, 1, 90),
+            (64, 64, 4, 1, 0, 0, 0, 80),
+        )
     )
 
 

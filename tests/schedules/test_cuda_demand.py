@@ -124,11 +124,12 @@ def test_tiles_of_a_sample_are_as_deep_and_wide_as_its_list(
         found = demand(schedule, target, dtype, case, batch=batch, active=active)
         for choice, one in zip(SCHEDULES[schedule].choices(work, target), found, strict=True):
             across = math.ceil(columns / choice["bn"])
-            assert one.tasks == batch * math.ceil(rows / choice["bm"]) * across
-            every = batch * math.ceil(p.pixels / choice["bm"]) * math.ceil(p.columns / choice["bn"])
+            walk = across if choice["walk"] else 1
+            assert one.tasks == batch * math.ceil(rows / choice["bm"]) * across / walk
+            every = batch * math.ceil(p.pixels / choice["bm"]) * math.ceil(p.columns / choice["bn"]) / walk
             assert one.tasks + one.idle_tasks == every
             deep = choice["bm"] * 64 * math.ceil(depth / 64)
-            assert columns * deep <= one.macs * across <= across * choice["bn"] * deep
+            assert columns * deep <= one.macs * across / walk <= across * choice["bn"] * deep
 
 
 def test_a_count_that_cuts_a_block_makes_it_narrower_with_wgmma_only() -> None:
@@ -136,5 +137,5 @@ def test_a_count_that_cuts_a_block_makes_it_narrower_with_wgmma_only() -> None:
     for (schedule, target, dtype), widths in zip(LISTED_KINDS, ({128}, {32, 64}), strict=True):
         found = demand(schedule, target, dtype, case, batch=8, active=Active(channels=2.0))
         choices = SCHEDULES[schedule].choices(case.work(8, dtype), target)
-        made = {one.macs / choice["bm"] / 512 for one, choice in zip(found, choices, strict=True) if choice["bn"] >= 128}
-        assert made == widths
+        wide = [(one, choice) for one, choice in zip(found, choices, strict=True) if choice["bn"] >= 128]
+        assert {one.macs / choice["bm"] / 512 for one, choice in wide} == widths
