@@ -31,6 +31,9 @@ _WIDTHS = 4
 _NARROWEST = 64
 """Rows and columns of the tiles that there are for any work."""
 
+_TALLEST = 256
+"""Rows of a tile that reads the weights once for a whole sample."""
+
 
 class ChannelSchedule(Schedule):
     ops = frozenset({"conv2d"})
@@ -107,10 +110,12 @@ def _fitted(p: Problem, choice: Choice) -> Choice:
 
 
 def _is_useful(p: Problem, choice: Choice) -> bool:
-    """No tile of which half would be idle; and where sums are short or a residual is waited for, none that is alone on
-    its multiprocessor, so that no other hides its beginning and its end. Walkers have room for few steps of x."""
+    """No tile of which half would be idle. One that is alone on its multiprocessor, so that no other hides its beginning
+    and its end, only where sums are long and no residual is waited for; the tall one only where it holds a sample.
+    Walkers have room for few steps of x."""
     short = most_steps(p) <= FEW_STEPS
-    lonely = choice["bn"] == WIDEST and (short or p.residual != "none")
+    tall = choice["bm"] == _TALLEST
+    lonely = (tall or choice["bn"] == WIDEST) and (short or p.residual != "none" or (tall and p.pixels > _TALLEST))
     idle = any(choice[side] > max(size, _NARROWEST) * 2 - 1 for side, size in (("bm", p.pixels), ("bn", p.columns)))
     walks = short and not p.channels_out and p.columns % choice["bn"] == 0 and p.columns >= 2 * choice["bn"]
     return not lonely and not idle and (walks or not choice["walk"])

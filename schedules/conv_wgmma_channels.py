@@ -16,6 +16,7 @@ class ConvWgmmaChannels(ChannelSchedule):
         Candidate(choice=dict(zip(_NAMES, numbers, strict=True)), speed=speed)
         for *numbers, speed in (
             (128, 256, 4, 2, 1, 0, 0, 100),
+            (256, 128, 4, 2, 1, 0, 0, 100),
             (64, 128, 3, 1, 0, 0, 0, 100),
             (128, 128, 3, 2, 0, 0, 0, 95),
             (128, 64, 3, 2, 0, 0, 0, 90),
