@@ -110,7 +110,7 @@ def _fitted(p: Problem, choice: Choice) -> Choice:
 
 
 def _is_useful(p: Problem, choice: Choice) -> bool:
-    """No tile of which half would be idle. One that is alone on its multiprocessor, so that no other hides its beginning
+    """No tile of which half would be idle. One that is alone on its multiprocessor, so that no other hides its start
     and its end, only where sums are long and no residual is waited for; the tall one only where it holds a sample.
     Walkers have room for few steps of x."""
     short = most_steps(p) <= FEW_STEPS

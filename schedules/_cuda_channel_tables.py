@@ -1,5 +1,5 @@
 # mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators
-# mypy: disable-error-code="name-defined"
+# mypy: disable-error-code="name-defined, no-any-return"
 # The functions below are TVMScript: TVM reads their text, Python never runs them.
 """What a sample's channel list says to a block of threads: for every column a row of w and a bias, for every 8 numbers
 of depth where they are in x and in w.
@@ -14,11 +14,22 @@ from tvm.script import tirx as T
 from laudc.schedules._cuda_channel_tile import PADDING_TAP, PIECE, TAP_SHIFT, ChannelTile
 from laudc.schedules._cuda_problem import Problem
 from laudc.schedules._cuda_rows import tap_down, tap_right
+from laudc.schedules._cuda_tir import Number
 
 
 def _listed(list_shared, at, unit):
     """What a place of a compact value stands for, in a list of so large units; without one it stands for itself."""
     return list_shared[T.truncdiv(at, unit)] * unit + T.truncmod(at, unit) if unit else at
+
+
+def columns_made(p: Problem, kept: Number) -> Number:
+    """Columns of the result of a sample that keeps so many units."""
+    return kept * p.channels_out if p.channels_out else p.columns
+
+
+def pieces_read(p: Problem, kept: Number) -> Number:
+    """Pieces of a tap of such a sample."""
+    return kept * (p.channels_in // PIECE) if p.channels_in else p.channels // PIECE
 
 
 def columns_told(p: Problem, tile: ChannelTile) -> Callable[..., None]:

@@ -16,7 +16,7 @@ from __future__ import annotations
 from tvm.ir import IRModule
 from tvm.script import tirx as T
 
-from laudc.schedules._cuda_channel_tables import columns_told, pieces_told
+from laudc.schedules._cuda_channel_tables import columns_made, columns_told, pieces_read, pieces_told
 from laudc.schedules._cuda_channel_tile import PIECE, TAP_SHIFT, ChannelTile
 from laudc.schedules._cuda_problem import Problem
 from laudc.schedules._cuda_rows import row_at, row_span, row_tiles, tap_bits, window_start
@@ -42,7 +42,6 @@ def channel_module(p: Problem, tile: ChannelTile) -> IRModule:
     x_stages = tile.most_steps if walks else stages
     sample_tiles = -(-p.pixels // bm)
     list_turns, column_turns = -(-p.decisions // threads), -(-bn * walk // threads)
-    columns = p.columns
     added, residual_early = p.residual != "none", tile.early == 1
     share = WarpShare(tile=tile.tensor)
     tall, wide, apart, sums = share.tall, share.wide, share.apart, share.own_sums
@@ -62,12 +61,6 @@ def channel_module(p: Problem, tile: ChannelTile) -> IRModule:
     def wgmma(width):
         return f"wgmma.mma_async.sync.aligned.m64n{width}k16.f32.f16.f16"
 
-    def made(kept):
-        return kept * p.channels_out if p.channels_out else columns
-
-    def read_pieces(kept):
-        return kept * (p.channels_in // PIECE) if p.channels_in else pitch
-
     def x_at(step, stage):
         return step[0] if walks else stage[0]
 
@@ -75,7 +68,7 @@ def channel_module(p: Problem, tile: ChannelTile) -> IRModule:
         return True if p.channels_out % PIECE == 0 else at * PIECE + PIECE <= left
 
     tell_columns, tell_pieces = columns_told(p, tile), pieces_told(p, threads)
-    args = arguments_of(p, (columns, p.depth), columns)
+    args = arguments_of(p, (p.columns, p.depth), p.columns)
 
     @T.prim_func
     def kernel(
@@ -141,8 +134,8 @@ def channel_module(p: Problem, tile: ChannelTile) -> IRModule:
         for i in T.unroll(list_turns):
             if i * threads + thread < p.decisions:
                 list_shared[i * threads + thread] = channels[sample, 1 + i * threads + thread]
-        left: T.let = made(kept) - first_tile * bn
-        tap_pieces: T.let = read_pieces(kept)
+        left: T.let = columns_made(p, kept) - first_tile * bn
+        tap_pieces: T.let = pieces_read(p, kept)
         pieces: T.let = tap_pieces * p.taps
         steps: T.let = div(pieces + 7, 8)
 

@@ -270,6 +270,41 @@ def test_what_does_not_fit_a_tensor_core_is_left_to_simt(fields: dict[str, int],
     assert [schedule.refuse(work, H200) for schedule in (SIMT, MMA, WGMMA)] == [None, reason, reason]
 
 
+@pytest.mark.parametrize(
+    ("fields", "dtype", "reason"),
+    [
+        ({"channels_in": 0}, "float16", "without channel lists every tile is as deep and as wide as the next"),
+        ({}, "float32", "tensor cores take float16 here, not float32"),
+        ({"groups": 8, "channels_out": 8}, "float16", "tensor-core tiles take one group, not 8"),
+        ({"gain": True}, "float16", "tensor-core tiles with channel lists take no prologue and no gain"),
+        ({"channels_in": 4}, "float16", "copies take 8 listed channels of x at a time, and 4 is no multiple"),
+        ({"out_channels": 60}, "float16", "copies take 8 columns at a time, and 60 is no multiple"),
+        (
+            {"kernel": (8, 4)},
+            "float16",
+            "tensor-core tiles with channel lists take 31 taps at most, not 32",
+        ),
+    ],
+)
+def test_channel_lists_that_do_not_fit_a_tensor_core_are_left_to_simt(
+    fields: dict[str, int], dtype: str, reason: str
+) -> None:
+    work = conv("refused", size=(9, 9), **{"in_channels": 64, "out_channels": 64, "channels_in": 8, **fields}).work(
+        1, dtype
+    )
+    listed = [SCHEDULES[name] for name in ("conv-wgmma-channels", "conv-mma-channels")]
+    assert [schedule.refuse(work, H200) for schedule in (SIMT, *listed)] == [None, reason, reason]
+
+
+def test_channel_lists_are_read_by_wgmma_and_columns_past_a_count_are_not_multiplied() -> None:
+    source = _source("conv-wgmma-channels", "256 between units of 16", "float16", "h200")
+    choice = SCHEDULES["conv-wgmma-channels"].choices(CASES["256 between units of 16"].work(1, "float16"), H200)[0]
+    for part in (1, 2, 3, 4):
+        assert f"wgmma.mma_async.sync.aligned.m64n{choice['bn'] * part // 4}k16" in source
+    source = _source("conv-mma-channels", "256 between units of 16", "float16", "a100")
+    assert not any(word in source for word in ("wgmma", "stmatrix"))
+
+
 def test_an_old_or_unknown_type_is_refused_with_its_name() -> None:
     work = CASES["1x1"].work(1, "int32")
     assert SIMT.refuse(work, TX2) == "CUDA kernels compute in float32 and float16, not in int32"
