@@ -59,7 +59,7 @@ class ChannelSchedule(Schedule):
         """The choice as the kernel's tile on this chip."""
         bn, core = choice["bn"], self.plain.core
         plain = {name: number for name, number in choice.items() if name != "walk"}
-        cut = core == "wgmma" and p.channels_out > 0
+        cut = core == "wgmma" and p.channels_out > 0 and most_steps(p) > 1
         return ChannelTile(
             tensor=TensorTile(core=core, stmatrix=arch_number(target) >= FIRST_STMATRIX_ARCH, **plain),
             most_steps=most_steps(p),
@@ -105,8 +105,12 @@ def _refuse_problem(p: Problem) -> str | None:
 
 
 def _fitted(p: Problem, choice: Choice) -> Choice:
-    """The tile for this depth: no more stages than steps, but a walker goes on to the next tile's."""
-    return choice if choice["walk"] else {**choice, "stages": min(most_steps(p), choice["stages"])}
+    """The tile for this depth: no more stages than steps, but a walker goes on to the next tile's. A narrow tile reads
+    its residual early: late, the reads would come between its sums, and wgmma would wait for each of them."""
+    if choice["walk"]:
+        return choice
+    early = int(p.residual != "none" and choice["bn"] == _NARROWEST)
+    return {**choice, "stages": min(most_steps(p), choice["stages"]), "early": early}
 
 
 def _is_useful(p: Problem, choice: Choice) -> bool:
