@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+from laudc.schedules._cuda_channel_tile import ChannelTile
 from laudc.schedules._cuda_problem import Problem
 from laudc.schedules._cuda_tiles import STEP, SimtTile, TensorTile
 from laudc.schedules._demand import Active, Demand
@@ -40,6 +41,36 @@ def tensor_core_demand(p: Problem, tile: TensorTile, speed: float, active: Activ
             threads=tile.threads,
             shared_bytes=tile.shared_bytes,
             registers=tile.bm * (tile.bn + tile.extra) // tile.threads + _OTHER_REGISTERS,
+            efficiency=speed / 100,
+        ),
+    )
+
+
+def channel_demand(p: Problem, tile: ChannelTile, speed: float, active: Active) -> tuple[Demand, ...]:
+    """Tiles of each sample on tensor cores; what is past its rows or its columns is not loaded."""
+    rows = _rows(p, active)
+    channels, columns = _kept(p, active)
+    row_tiles = math.ceil(rows / p.batch / tile.bm) * p.batch
+    column_tiles = math.ceil(columns / tile.bn)
+    every = math.ceil(p.pixels / tile.bm) * p.batch * math.ceil(p.columns / tile.bn)
+    depth = math.ceil(p.taps * channels / STEP) * STEP
+    last = columns - (column_tiles - 1) * tile.bn
+    multiplied = (column_tiles - 1) * tile.bn + next((width for width in tile.widths if width >= last), 0)
+    walk = max(tile.walk, 1)
+    tasks = row_tiles * column_tiles / walk
+    tall, wide = rows / max(row_tiles, 1), columns / max(column_tiles, 1)
+    listed = _sector_share(p.channels_in * 2) if p.channels_in else 1.0
+    return (
+        replace(
+            _unique(p, rows, channels, columns),
+            unit="tensor_fp16",
+            tasks=tasks,
+            idle_tasks=max(0, every / walk - tasks),
+            macs=walk * tile.bm * multiplied / max(column_tiles, 1) * depth,
+            l2_bytes=2 * tall * depth + walk * (2 * wide / listed * depth + 2 * tall * wide * _passes(p)),
+            threads=tile.threads,
+            shared_bytes=tile.shared_bytes,
+            registers=tile.bm * tile.bn // tile.threads + _OTHER_REGISTERS,
             efficiency=speed / 100,
         ),
     )

@@ -1,8 +1,8 @@
 """The mean over the whole map, channels side by side.
 
 cpu     a few channels at a time, row by row
-cuda    a block takes 32 threads of channels and up to 256 positions, 8 at a time; where the map is larger,
-        `splits` blocks leave their sums in a workspace and a second launch adds those
+cuda    a block takes up to 32 times 16 bytes of channels and up to 256 positions, as many at a time as it has
+        threads; where the map is larger, `splits` blocks leave their sums in a workspace and a second launch adds those
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 
 _POSITIONS = 256
 _ABREAST = 32
-"""Threads side by side along the channels."""
+"""Threads side by side along the channels, at most."""
+_MOST_LINES = 64
+"""Sums of a block for one channel."""
 
 
 class GlobalPoolingSchedule(Schedule):
@@ -92,36 +94,49 @@ def _on_cpu(kernel: Kernel, work: Work, x: Memory, means: Memory, *, parallel: b
 
 
 def _on_gpu(kernel: Kernel, work: Work, x: Memory, sums: Memory, splits: int) -> None:
-    """The sums of the parts, or the means if there is one part."""
+    """The sums of the parts, or the means if there is one part. The last sample comes first: of a map that was just
+    written, it is what caches still hold; and whoever reads it next begins with the first."""
+    from tvm.script.ir_builder import tirx as T
+
     _, height, width, channels = work.operands[0].stored
-    vector = math.gcd(channels, 4 // DTYPE_BYTES[work.dtype])
+    vector = math.gcd(channels, 16 // DTYPE_BYTES[work.dtype])
     columns = min(_ABREAST, channels // vector)
-    lines = THREADS // _ABREAST
-    blocks, turns = -(-channels // (columns * vector)), -(-height * width // (splits * lines))
+    lines, wide = min(THREADS // columns, _MOST_LINES), columns * vector
+    blocks, turns = -(-channels // wide), -(-height * width // (splits * lines))
+    flat = kernel.flat(x, kernel.batch * height * width * channels)
     with (
-        kernel.thread("blockIdx.y", kernel.batch) as b,
+        kernel.thread("blockIdx.y", kernel.batch) as turned,
         kernel.thread("blockIdx.x", blocks * splits) as block,
         kernel.thread("threadIdx.y", lines) as line,
         kernel.thread("threadIdx.x", columns) as column,
     ):
-        part, c = block // blocks, (block % blocks * columns + column) * vector
-        mine = zeros(kernel, "mine", vector)
+        b = kernel.batch - 1 - turned
+        part, first = block // blocks, block % blocks * columns + column
+        start = kernel.local("start", 1, "int32")
+        start[0] = b * height * width
+        mine, read = kernel.local("mine", vector), kernel.local("read", vector, work.dtype)
+        with kernel.unroll("e", vector) as e:
+            mine[e] = T.float32(0)
         with kernel.serial("turn", turns) as turn:
             place = (part * turns + turn) * lines + line
-            with kernel.when(place < height * width, c < channels), kernel.vectorized(vector) as lane:
-                mine[lane] = mine[lane] + x[b, place // width, place % width, c + lane].astype("float32")
-        shared = kernel.shared("sums", lines * columns * vector)
-        with kernel.vectorized(vector) as lane:
-            shared[(line * columns + column) * vector + lane] = mine[lane]
+            with kernel.when(place < height * width, first < channels // vector):
+                with kernel.vectorized(vector) as lane:
+                    read[lane] = flat[((start[0] + place) * (channels // vector) + first) * vector + lane]
+                with kernel.unroll("e", vector) as e:
+                    mine[e] = mine[e] + read[e].astype("float32")
+        shared = kernel.shared("sums", lines * wide)
+        with kernel.unroll("e", vector) as e:
+            shared[line * wide + column * vector + e] = mine[e]
         kernel.barrier()
-        with kernel.when(line == 0, c < channels):
-            for lane in range(vector):
-                at = column * vector + lane
-                total: Any = sum((shared[other * columns * vector + at] for other in range(1, lines)), start=shared[at])
+        with kernel.serial("round", -(-wide // (lines * columns))) as turn:
+            at = (turn * lines + line) * columns + column
+            channel = block % blocks * wide + at
+            with kernel.when(at < wide, channel < channels):
+                total: Any = sum((shared[other * wide + at] for other in range(1, lines)), start=shared[at])
                 if splits > 1:
-                    sums[b, part, c + lane] = total
+                    sums[b, part, channel] = total
                 else:
-                    sums[b, c + lane] = _mean(work, total)
+                    sums[b, channel] = _mean(work, total)
 
 
 def _add_parts(kernel: Kernel, work: Work, parts: Memory, means: Memory, splits: int) -> None:

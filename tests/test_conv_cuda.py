@@ -20,12 +20,12 @@ from laudc.targets import TARGETS
 from laudc.testing import Residual, conv_norm, nvrtc_for, random_images
 
 sys.path.insert(0, str(Path(__file__).parent / "gpu"))
-from conv_cases import GENERAL, RESNET50, TENSOR_CORE, Case, conv
+from conv_cases import CHANNELS, GENERAL, RESNET50, TENSOR_CORE, Case, conv
 
 SIMT, MMA, WGMMA = (SCHEDULES[name] for name in ("conv-simt", "conv-mma", "conv-wgmma"))
 TX2, V100, A100, H200 = (TARGETS[name] for name in ("jetson-tx2", "v100", "a100", "h200"))
 OLD, BOTH = ("jetson-nano", "jetson-tx2", "v100"), ("float32", "float16")
-CASES = {case.name: case for case in (*GENERAL, *TENSOR_CORE, *RESNET50)}
+CASES = {case.name: case for case in (*GENERAL, *TENSOR_CORE, *CHANNELS, *RESNET50)}
 PARTS = ("prologue of 5 channels", "prologue, thin groups", "prologue and gain, in place")
 TENSOR_PARTS = tuple(case.name for case in TENSOR_CORE if "prologue" in case.name or "gain" in case.name)
 GROUPED = tuple(name for name, case in CASES.items() if "groups gathered" in name or "depthwise gathered" in name)
@@ -131,6 +131,14 @@ def test_a_prologue_and_a_gain_are_arguments_where_they_are_wanted() -> None:
             *(
                 ("conv-wgmma", "h200", "float16", case)
                 for case in ("1 conv2", "3 conv2", "3 conv3", "head", *TENSOR_PARTS)
+            ),
+        ),
+        *slow_but(
+            ("conv-wgmma-channels", "h200", "float16", "256 between units of 16"),
+            *(
+                (schedule, target, "float16", case.name)
+                for schedule, target in (("conv-wgmma-channels", "h200"), ("conv-mma-channels", "a100"))
+                for case in CHANNELS
             ),
         ),
         *slow_but(
@@ -260,6 +268,41 @@ def test_what_means_nothing_is_refused_by_every_schedule(change: dict[str, objec
 def test_what_does_not_fit_a_tensor_core_is_left_to_simt(fields: dict[str, int], dtype: str, reason: str) -> None:
     work = conv("refused", **{"in_channels": 64, "out_channels": 64, **fields}).work(1, dtype)
     assert [schedule.refuse(work, H200) for schedule in (SIMT, MMA, WGMMA)] == [None, reason, reason]
+
+
+@pytest.mark.parametrize(
+    ("fields", "dtype", "reason"),
+    [
+        ({"channels_in": 0}, "float16", "without channel lists every tile is as deep and as wide as the next"),
+        ({}, "float32", "tensor cores take float16 here, not float32"),
+        ({"groups": 8, "channels_out": 8}, "float16", "tensor-core tiles take one group, not 8"),
+        ({"gain": True}, "float16", "tensor-core tiles with channel lists take no prologue and no gain"),
+        ({"channels_in": 4}, "float16", "copies take 8 listed channels of x at a time, and 4 is no multiple"),
+        ({"out_channels": 60}, "float16", "copies take 8 columns at a time, and 60 is no multiple"),
+        (
+            {"kernel": (8, 4)},
+            "float16",
+            "tensor-core tiles with channel lists take 31 taps at most, not 32",
+        ),
+    ],
+)
+def test_channel_lists_that_do_not_fit_a_tensor_core_are_left_to_simt(
+    fields: dict[str, int], dtype: str, reason: str
+) -> None:
+    work = conv("refused", size=(9, 9), **{"in_channels": 64, "out_channels": 64, "channels_in": 8, **fields}).work(
+        1, dtype
+    )
+    listed = [SCHEDULES[name] for name in ("conv-wgmma-channels", "conv-mma-channels")]
+    assert [schedule.refuse(work, H200) for schedule in (SIMT, *listed)] == [None, reason, reason]
+
+
+def test_channel_lists_are_read_by_wgmma_and_columns_past_a_count_are_not_multiplied() -> None:
+    source = _source("conv-wgmma-channels", "256 between units of 16", "float16", "h200")
+    choice = SCHEDULES["conv-wgmma-channels"].choices(CASES["256 between units of 16"].work(1, "float16"), H200)[0]
+    for part in (1, 2, 3, 4):
+        assert f"wgmma.mma_async.sync.aligned.m64n{choice['bn'] * part // 4}k16" in source
+    source = _source("conv-mma-channels", "256 between units of 16", "float16", "a100")
+    assert not any(word in source for word in ("wgmma", "stmatrix"))
 
 
 def test_an_old_or_unknown_type_is_refused_with_its_name() -> None:

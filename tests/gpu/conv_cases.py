@@ -344,6 +344,87 @@ TENSOR_CORE = (
 )
 """What tensor-core schedules take, in float16."""
 
+CHANNELS = (
+    conv("64 to units of 16", in_channels=64, out_channels=128, bias=True, channels_out=16, activation="relu"),
+    conv("72 to units of 3", in_channels=72, out_channels=96, bias=True, channels_out=3, activation="silu", **THREE),
+    conv("8 to units of 1", in_channels=8, out_channels=40, channels_out=1, kernel=(2, 2), size=(15, 18)),
+    conv("1024 to units of 32", in_channels=1024, out_channels=512, bias=True, channels_out=32, activation="relu"),
+    conv("64 to units of 24, stride 2", in_channels=64, out_channels=72, stride=(2, 2), channels_out=24, size=(9, 8)),
+    conv("128 from units of 8", in_channels=128, out_channels=72, bias=True, channels_in=8, activation="gelu"),
+    conv("72 from units of 24", in_channels=72, out_channels=264, channels_in=24, stride=(2, 1), **THREE),
+    conv(
+        "256 from units of 16, residual",
+        in_channels=256,
+        out_channels=520,
+        bias=True,
+        channels_in=16,
+        residual="dense",
+        activation="relu",
+    ),
+    *(
+        conv(
+            f"{deep} from units of 8, several tiles",
+            in_channels=deep,
+            out_channels=512,
+            bias=True,
+            channels_in=8,
+            residual="dense",
+            activation="relu",
+        )
+        for deep in (64, 384)
+    ),
+    conv("128 from units of 32, several tiles", in_channels=128, out_channels=256, channels_in=32, **THREE),
+    conv(
+        "96 from units of 16, in place", in_channels=96, out_channels=200, channels_in=16, residual="in_place", **LISTED
+    ),
+    *(
+        conv(
+            f"256 between units of {unit}",
+            in_channels=256,
+            out_channels=256,
+            bias=True,
+            channels_in=unit,
+            channels_out=unit,
+            activation="relu",
+            **THREE,
+        )
+        for unit in (8, 16, 64)
+    ),
+    conv(
+        "64 between units of 16, stride 2",
+        in_channels=64,
+        out_channels=64,
+        stride=(2, 2),
+        channels_in=16,
+        channels_out=16,
+        size=(19, 15),
+        **THREE,
+    ),
+    conv(
+        "24 between units of 8, dilated",
+        in_channels=24,
+        out_channels=24,
+        kernel=(5, 6),
+        padding=(3, 1, 0, 2),
+        dilation=(2, 1),
+        channels_in=8,
+        channels_out=8,
+        size=(13, 12),
+    ),
+    conv("64 to units of 16, rows", in_channels=64, out_channels=64, channels_out=16, size=(19, 15), **LISTED),
+    conv(
+        "64 between units of 16, rows compact",
+        in_channels=64,
+        out_channels=64,
+        channels_in=16,
+        channels_out=16,
+        compact=True,
+        **LISTED,
+        **THREE,
+    ),
+)
+"""What tensor-core schedules with channel lists take, in float16."""
+
 
 def _resnet50() -> tuple[Case, ...]:
     made: dict[Conv2dSpec | LinearSpec, Case] = {}

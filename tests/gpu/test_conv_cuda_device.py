@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parent))
-from conv_cases import GENERAL, RESNET50, TENSOR_CORE, Case
+from conv_cases import CHANNELS, GENERAL, RESNET50, TENSOR_CORE, Case
 
 from laudc.compare import relative_error
 from laudc.kernels.build import Binary, build
@@ -91,8 +91,12 @@ def variants() -> Iterator[Variant]:
             yield from of(schedule, case, "float16", every=True)
         for case in RESNET50[1:]:
             yield from of(schedule, case, "float16")
-    for case in TENSOR_CORE:
-        yield from of("conv-mma", case, "float16", target="a100")
+    for schedule in ("conv-wgmma-channels", "conv-mma-channels"):
+        for case in CHANNELS:
+            yield from of(schedule, case, "float16", every=True)
+    for schedule, cases in (("conv-mma", TENSOR_CORE), ("conv-mma-channels", CHANNELS)):
+        for case in cases:
+            yield from of(schedule, case, "float16", target="a100")
 
 
 def of(schedule: str, case: Case, dtype: str, *, every: bool = False, target: str = "h200") -> Iterator[Variant]:

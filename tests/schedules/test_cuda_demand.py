@@ -14,15 +14,21 @@ from laudc.schedules._cuda_problem import problem_of
 from laudc.targets import TARGETS, Target
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "gpu"))
-from conv_cases import GENERAL, RESNET50, TENSOR_CORE, Case
+from conv_cases import CHANNELS, GENERAL, RESNET50, TENSOR_CORE, Case, conv
 
 KINDS = (
     ("conv-simt", TARGETS["v100"], "float32"),
     ("conv-mma", TARGETS["a100"], "float16"),
     ("conv-wgmma", TARGETS["h200"], "float16"),
 )
-CASES = (*GENERAL, *TENSOR_CORE, *RESNET50)
+LISTED_KINDS = (
+    ("conv-mma-channels", TARGETS["a100"], "float16"),
+    ("conv-wgmma-channels", TARGETS["h200"], "float16"),
+)
+CASES = (*GENERAL, *TENSOR_CORE, *CHANNELS, *RESNET50)
 KIND = pytest.mark.parametrize(("schedule", "target", "dtype"), KINDS, ids=[kind[0] for kind in KINDS])
+EVERY_KIND = pytest.mark.parametrize(("schedule", "target", "dtype"), KINDS + LISTED_KINDS)
+LISTED_KIND = pytest.mark.parametrize(("schedule", "target", "dtype"), LISTED_KINDS)
 
 
 def served(schedule: str, target: Target, dtype: str) -> list[Case]:
@@ -74,7 +80,7 @@ def test_blocks_are_the_tiles_that_cover_what_is_on(schedule: str, target: Targe
             assert one.threads % 32 == 0 < one.threads <= 1024
 
 
-@KIND
+@EVERY_KIND
 def test_every_byte_that_is_there_moves_at_full_rate(schedule: str, target: Target, dtype: str) -> None:
     size = {"float32": 4, "float16": 2}[dtype]
     for case in served(schedule, target, dtype):
@@ -85,7 +91,7 @@ def test_every_byte_that_is_there_moves_at_full_rate(schedule: str, target: Targ
             assert one.read_bytes > 0
 
 
-@KIND
+@EVERY_KIND
 def test_more_rows_are_more_blocks_and_fewer_without_work(schedule: str, target: Target, dtype: str) -> None:
     """But a grid that walks over the tiles that are on has none without work."""
     for case in served(schedule, target, dtype):
@@ -100,3 +106,37 @@ def test_more_rows_are_more_blocks_and_fewer_without_work(schedule: str, target:
                 assert other.tasks >= one.tasks
                 if one.idle_tasks:
                     assert one.tasks + one.idle_tasks == other.tasks + other.idle_tasks
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+@LISTED_KIND
+def test_tiles_of_a_sample_are_as_deep_and_wide_as_its_list(
+    schedule: str, target: Target, dtype: str, share: float
+) -> None:
+    batch = 3
+    for case in CHANNELS:
+        work = case.work(batch, dtype)
+        p = problem_of(work)
+        on = round(share * p.decisions)
+        rows = p.pixels // 2 if p.rows else p.pixels
+        columns = on * p.channels_out if p.channels_out else p.columns
+        depth = p.taps * (on * p.channels_in if p.channels_in else p.channels)
+        active = Active(rows=float(rows * batch) if p.rows else None, channels=float(on))
+        found = demand(schedule, target, dtype, case, batch=batch, active=active)
+        for choice, one in zip(SCHEDULES[schedule].choices(work, target), found, strict=True):
+            across = math.ceil(columns / choice["bn"])
+            walk = across if choice["walk"] else 1
+            assert one.tasks == batch * math.ceil(rows / choice["bm"]) * across / walk
+            every = batch * math.ceil(p.pixels / choice["bm"]) * math.ceil(p.columns / choice["bn"]) / walk
+            assert one.tasks + one.idle_tasks == every
+            deep = choice["bm"] * 64 * math.ceil(depth / 64)
+            assert columns * deep <= one.macs * across / walk <= across * choice["bn"] * deep
+
+
+def test_a_count_that_cuts_a_block_makes_it_narrower_with_wgmma_only() -> None:
+    case = conv("cut", in_channels=512, out_channels=256, channels_out=16, size=(14, 14))
+    for (schedule, target, dtype), widths in zip(LISTED_KINDS, ({128}, {32, 64}), strict=True):
+        found = demand(schedule, target, dtype, case, batch=8, active=Active(channels=2.0))
+        choices = SCHEDULES[schedule].choices(case.work(8, dtype), target)
+        wide = [(one, choice) for one, choice in zip(found, choices, strict=True) if choice["bn"] >= 128]
+        assert {one.macs / choice["bm"] / 512 for one, choice in wide} == widths

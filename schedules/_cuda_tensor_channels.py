@@ -1,0 +1,399 @@
+# mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators
+# mypy: disable-error-code="name-defined"
+# The functions below are TVMScript: TVM reads their text, Python never runs them. Annotations of arguments are buffers.
+"""The implicit GEMM on tensor cores where every sample has its own channels: float16 in, float32 sums.
+
+    the sample's list --> per 8 numbers of depth: how far x is, where w is     --cp.async--> shared --> wgmma
+                          per column: the row of w, the bias                                        --> ldmatrix + mma
+
+Tiles stay within a sample. A sum is as deep as the sample's list makes it: taps and listed channels lie end to end, 8
+a piece, and only the end of the last step is padded. A block of columns past the sample's count leaves at once, and
+one that the count cuts multiplies fewer columns. What lies past a count in x is never read: its pieces are zero.
+"""
+
+from __future__ import annotations
+
+from tvm.ir import IRModule
+from tvm.script import tirx as T
+
+from laudc.schedules._cuda_channel_tables import columns_made, columns_told, pieces_read, pieces_told
+from laudc.schedules._cuda_channel_tile import PIECE, TAP_SHIFT, ChannelTile
+from laudc.schedules._cuda_problem import Problem
+from laudc.schedules._cuda_rows import row_at, row_span, row_tiles, tap_bits, window_start
+from laudc.schedules._cuda_tiles import STEP
+from laudc.schedules._cuda_tir import arguments_of, flat, module_of, run_of
+from laudc.schedules._cuda_warps import WarpShare
+from laudc.schedules._pointwise import pointwise
+
+_UNIFORM = "__device__ __forceinline__ int warp_uniform(int v) { return __shfl_sync(0xffffffff, v, 0, 32); }\n"
+
+
+def channel_module(p: Problem, tile: ChannelTile) -> IRModule:
+    """The kernel of a problem with one tile."""
+    core, bm, bn, stages, lag, threads = tile.core, tile.bm, tile.bn, tile.stages, tile.lag, tile.threads
+    pass_rows = threads // 8
+    x_loads, w_loads = bm // pass_rows, bn // pass_rows
+    x_stage, w_stage, out_pitch = bm * STEP, bn * STEP, tile.tensor.out_pitch
+    pitch, depth_pieces = p.channels // PIECE, p.depth // PIECE
+    pieces_out = p.columns // PIECE
+    column_tiles = -(-p.columns // bn)
+    walks, walk = tile.walk > 0, max(tile.walk, 1)
+    ahead = tile.most_steps if stages >= tile.most_steps and not walks else stages - 1 - lag
+    x_stages = tile.most_steps if walks else stages
+    sample_tiles = -(-p.pixels // bm)
+    list_turns, column_turns = -(-p.decisions // threads), -(-bn * walk // threads)
+    added, residual_early = p.residual != "none", tile.early == 1
+    share = WarpShare(tile=tile.tensor)
+    tall, wide, apart, sums = share.tall, share.wide, share.apart, share.own_sums
+    line_chunks, lines_at_once, lines = share.line_chunks, share.lines_at_once, share.lines
+    assert all(size % pass_rows == 0 for size in (bm, bn)), tile
+    assert bm <= threads, tile
+    assert not walks or (p.channels_out == 0 and p.columns == bn * walk), tile
+    assert min(ahead, tall, lines) >= 1, tile
+    assert wide % 16 == 0, tile
+
+    copy_x, copy_w = "cp.async.cg.shared.global", "cp.async.cg.shared.global.L2::128B"
+    mma = "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32"
+    ldmatrix, stmatrix = "ldmatrix.sync.aligned.m8n8.x4.shared.b16", "stmatrix.sync.aligned.m8n8.x4.shared.b16"
+    div, mod, xor = T.truncdiv, T.truncmod, T.bitwise_xor
+    widths = tile.widths
+
+    def wgmma(width):
+        return f"wgmma.mma_async.sync.aligned.m64n{width}k16.f32.f16.f16"
+
+    def x_at(step, stage):
+        return step[0] if walks else stage[0]
+
+    def is_whole(at, left):
+        return True if p.channels_out % PIECE == 0 else at * PIECE + PIECE <= left
+
+    tell_columns, tell_pieces = columns_told(p, tile), pieces_told(p, threads)
+    args = arguments_of(p, (p.columns, p.depth), p.columns)
+
+    @T.prim_func
+    def kernel(
+        x: args.x,
+        rows: args.rows,
+        channels: args.channels,
+        gain: args.gain,
+        residual: args.residual,
+        weight: args.weight,
+        bias: args.bias,
+        prologue: args.prologue,
+        out: args.out,
+        logits: args.logits,
+    ) -> None:
+        T.device_entry()
+        block = T.cta_id([column_tiles // walk * row_tiles(p, args.batch, bm)])
+        thread = T.thread_id([threads])
+        batch: T.let = args.batch
+        x_flat = flat(x, batch * p.height * p.width * p.channels)
+        weight_flat = flat(weight)
+        added_flat = flat(residual if p.residual == "dense" else out)
+        out_flat = flat(out)
+        pool = T.SMEMPool()
+        x_shared = pool.alloc((x_stages * x_stage,), "float16", align=1024)
+        w_shared = pool.alloc((stages * w_stage,), "float16", align=1024)
+        if walks:
+            out_shared = pool.alloc((bm * out_pitch,), "float16", align=1024)
+        elif stages * (x_stage + w_stage) < bm * out_pitch:
+            pool.move_base_to(bm * out_pitch * 2)
+        start_shared = pool.alloc((bm,), "int32", align=16)
+        taps_shared = pool.alloc((bm,), "int32", align=16)
+        place_shared = pool.alloc((bm,), "int32", align=16)
+        row_shared = pool.alloc((bn,), "int32", align=16)
+        bias_shared = pool.alloc((bn * walk,), "float32", align=16)
+        piece_shared = pool.alloc((tile.most_steps * 16,), "int32", align=16)
+        list_shared = pool.alloc((list_turns * threads,), "int32", align=16)
+        if not walks:
+            pool.move_base_to(0)
+            out_shared = pool.alloc((bm * out_pitch,), "float16", align=1024)
+        pool.commit()
+        acc = T.alloc_local((tall * sums,), "float32")
+        start = T.alloc_local((x_loads,), "int32")
+        taps = T.alloc_local((x_loads,), "int32")
+        w_row = T.alloc_local((w_loads,), "int32")
+        piece = T.alloc_local((2,), "int32")
+        shift = T.alloc_local((column_turns,), "float32")
+        old = T.alloc_local((tall * lines * 8,), "float16")
+        load_step = T.alloc_local((1,), "int32")
+        loads_left = T.alloc_local((1,), "int32")
+        walked = T.alloc_local((1,), "int32")
+        load_stage = T.alloc_local((1,), "int32")
+        step = T.alloc_local((1,), "int32")
+        stage = T.alloc_local((1,), "int32")
+
+        first_tile: T.let = mod(block, column_tiles // walk)
+        row_tile: T.let = div(block, column_tiles // walk)
+        sample: T.let = div(row_tile, sample_tiles)
+        begin: T.let = row_span(p, rows, batch, sample)[0]
+        end: T.let = row_span(p, rows, batch, sample)[1]
+        first: T.let = begin + mod(row_tile, sample_tiles) * bm
+        kept: T.let = channels[sample, 0]
+        # All of the list with its count, or one would wait for the other.
+        for i in T.unroll(list_turns):
+            if i * threads + thread < p.decisions:
+                list_shared[i * threads + thread] = channels[sample, 1 + i * threads + thread]
+        left: T.let = columns_made(p, kept) - first_tile * bn
+        tap_pieces: T.let = pieces_read(p, kept)
+        pieces: T.let = tap_pieces * p.taps
+        steps: T.let = div(pieces + 7, 8)
+
+        if first < end and left > 0:
+            T.cuda.cta_sync()
+            if thread < bm:
+                position: T.let = first + thread
+                row: T.let = row_at(p, rows, batch, position, end)
+                start_shared[thread] = window_start(p, position, row) * pitch
+                taps_shared[thread] = T.bitwise_and(tap_bits(p, row, position < end), 0x7FFFFFFF)
+                place_shared[thread] = T.if_then_else(position < end, position if p.compact else row, -1)
+            tell_columns(list_shared, thread, first_tile * bn, left, row_shared, bias, shift)
+            tell_pieces(list_shared, thread, tap_pieces, pieces, steps, piece, piece_shared)
+            T.cuda.cta_sync()
+            load_row: T.let = div(thread, 8)
+            load_chunk: T.let = mod(thread, 8)
+            # Rows of later passes are a multiple of 8 further: the swizzle is the same for all.
+            slot: T.let = load_row * STEP + xor(load_chunk, mod(load_row, 8)) * 8
+            for i in T.unroll(x_loads):
+                start[i] = start_shared[load_row + i * pass_rows]
+                taps[i] = taps_shared[load_row + i * pass_rows]
+            for i in T.unroll(w_loads):
+                w_row[i] = row_shared[load_row + i * pass_rows]
+            lane: T.let = mod(thread, 32)
+            # One shuffle tells the compiler that all lanes agree, so that descriptors live in uniform registers.
+            warp: T.let = T.cuda.func_call("warp_uniform", div(thread, 32), source_code=_UNIFORM, return_type="int32")
+            my_row: T.let = share.first_row(warp)
+            my_column: T.let = share.first_column(warp)
+            load_step[0] = 0
+            loads_left[0] = steps * walk
+            load_stage[0] = 0
+            stage[0] = 0
+            walked[0] = 0
+
+            @T.inline
+            def load():
+                if loads_left[0] > 0:
+                    for e in T.vectorized(2):
+                        piece[e] = piece_shared[(load_step[0] * 8 + load_chunk) * 2 + e]
+                    tap: T.let = T.shift_right(piece[1], TAP_SHIFT)
+                    w_piece: T.let = T.bitwise_and(piece[1], (1 << TAP_SHIFT) - 1)
+                    # A walker keeps x.
+                    if not walks or loads_left[0] > steps * (walk - 1):
+                        for i in T.unroll(x_loads):
+                            T.ptx[copy_x](
+                                x_shared.ptr_to([x_at(load_step, load_stage) * x_stage + slot + i * pass_rows * STEP]),
+                                x_flat.ptr_to([(start[i] + piece[0]) * 8]),
+                                16,
+                                T.Cast("uint32", T.bitwise_and(T.shift_right(taps[i], tap), 1) * 16),
+                            )
+                    for i in T.unroll(w_loads):
+                        T.ptx[copy_w](
+                            w_shared.ptr_to([load_stage[0] * w_stage + slot + i * pass_rows * STEP]),
+                            weight_flat.ptr_to([(T.max(w_row[i], 0) + w_piece) * 8]),
+                            16,
+                            T.Cast("uint32", T.if_then_else(w_row[i] >= 0, 16, 0)),
+                        )
+                    load_stage[0] = T.if_then_else(load_stage[0] == stages - 1, 0, load_stage[0] + 1)
+                    load_step[0] = load_step[0] + 1
+                    loads_left[0] = loads_left[0] - 1
+                    if walks and load_step[0] == steps:
+                        load_step[0] = 0
+                        for i in T.unroll(w_loads):
+                            w_row[i] = w_row[i] + bn * depth_pieces
+                T.ptx.cp.async_.commit_group()
+
+            @T.inline
+            def read_residual():
+                # Unguarded and all at once, or every read would wait for the store before it.
+                for m in T.unroll(tall):
+                    for i in T.unroll(lines):
+                        place: T.let = place_shared[my_row + m * apart + i * lines_at_once + div(lane, line_chunks)]
+                        at: T.let = (first_tile + walked[0]) * (bn // 8) + div(my_column, 8) + mod(lane, line_chunks)
+                        for e in T.vectorized(8):
+                            old[(m * lines + i) * 8 + e] = added_flat[
+                                (T.max(place, 0) * pieces_out + T.min(at, pieces_out - 1)) * 8 + e
+                            ]
+
+            for _ in T.unroll(ahead):
+                load()
+            for j in T.unroll(column_turns):
+                if j * threads + thread < bn * walk:
+                    bias_shared[j * threads + thread] = shift[j]
+            if walks:
+                T.cuda.cta_sync()
+            if core == "wgmma":
+                x_tile: T.uint64 = 0
+                w_tile: T.uint64 = 0
+                T.cuda.wgmma.encode_matrix_descriptor(
+                    T.address_of(x_tile), x_shared.ptr_to([div(warp, 4) * (tall * 4096)]), 1, 64, 3
+                )
+                T.cuda.wgmma.encode_matrix_descriptor(T.address_of(w_tile), w_shared.ptr_to([0]), 1, 64, 3)
+
+                @T.inline
+                def multiply(instruction, its_sums):
+                    for _ in T.serial(steps):
+                        if lag == 0:
+                            T.ptx.wgmma.wait_group.sync.aligned(0)
+                        T.ptx.cp.async_.wait_group(ahead - 1)
+                        T.ptx.fence.proxy.async_.shared__cta()
+                        T.cuda.cta_sync()
+                        if lag == 0:
+                            load()
+                        T.ptx.wgmma.fence.sync.aligned()
+                        for k in T.unroll(4):
+                            for m in T.unroll(tall):
+                                # Offsets in 16-byte units: 32 bytes of depth, 64 rows, a stage[0].
+                                T.ptx[instruction](
+                                    *run_of(acc, m * sums, its_sums),
+                                    x_tile + T.Cast("uint64", x_at(step, stage) * (x_stage // 8) + m * 512 + k * 2),
+                                    w_tile + T.Cast("uint64", stage[0] * (w_stage // 8) + k * 2),
+                                    True,
+                                    1,
+                                    1,
+                                    0,
+                                    0,
+                                )
+                        T.ptx.wgmma.commit_group.sync.aligned()
+                        stage[0] = T.if_then_else(stage[0] == stages - 1, 0, stage[0] + 1)
+                        step[0] = step[0] + 1
+                        if lag == 1:
+                            T.ptx.wgmma.wait_group.sync.aligned(1)
+                            load()
+                    T.ptx.wgmma.wait_group.sync.aligned(0)
+
+                @T.inline
+                def multiply_left(choice):
+                    if choice == len(widths) - 1:
+                        multiply(wgmma(widths[choice]), widths[choice] // 2)
+                    else:
+                        if left <= widths[choice]:
+                            multiply(wgmma(widths[choice]), widths[choice] // 2)
+                        else:
+                            multiply_left(choice + 1)
+
+            else:
+                a = T.alloc_local((tall * 4,), "uint32")
+                b = T.alloc_local((wide // 4,), "uint32")
+                a_row: T.let = (my_row + mod(lane, 16)) * STEP
+                b_row: T.let = (my_column + mod(lane, 8) + div(lane, 16) * 8) * STEP
+                a_chunk: T.let = xor(div(lane, 16), mod(lane, 8)) * 8
+                b_chunk: T.let = xor(mod(div(lane, 8), 2), mod(lane, 8)) * 8
+
+                @T.inline
+                def multiply_tile():
+                    for _ in T.serial(steps):
+                        T.ptx.cp.async_.wait_group(ahead - 1)
+                        T.cuda.cta_sync()
+                        load()
+                        for k in T.unroll(4):
+                            for m in T.unroll(tall):
+                                T.ptx[ldmatrix](
+                                    *run_of(a, m * 4, 4),
+                                    x_shared.ptr_to(
+                                        [x_at(step, stage) * x_stage + a_row + m * 1024 + xor(a_chunk, k * 16)]
+                                    ),
+                                )
+                            for j in T.unroll(wide // 16):
+                                T.ptx[ldmatrix](
+                                    *run_of(b, j * 4, 4),
+                                    w_shared.ptr_to([stage[0] * w_stage + b_row + j * 1024 + xor(b_chunk, k * 16)]),
+                                )
+                            for m in T.unroll(tall):
+                                for j in T.unroll(wide // 8):
+                                    T.ptx[mma](
+                                        *run_of(acc, m * sums + j * 4, 4),
+                                        *run_of(a, m * 4, 4),
+                                        *run_of(b, j * 2, 2),
+                                        *run_of(acc, m * sums + j * 4, 4),
+                                    )
+                        stage[0] = T.if_then_else(stage[0] == stages - 1, 0, stage[0] + 1)
+                        step[0] = step[0] + 1
+
+            pair = T.alloc_local((2,), "float32")
+            packed = T.alloc_local((4,), "uint32")
+            out_words = out_shared.view("uint32")
+            line = T.alloc_local((8,), "float16")
+            for _ in T.serial(walk):
+                step[0] = 0
+                for i in T.unroll(tall * sums):
+                    acc[i] = T.float32(0)
+                if added and residual_early:
+                    read_residual()
+                if core == "wgmma":
+                    multiply_left(0)
+                else:
+                    multiply_tile()
+                if added and not residual_early:
+                    read_residual()
+                if walks:
+                    T.cuda.warp_sync()
+                else:
+                    T.ptx.cp.async_.wait_group(0)
+                    T.cuda.cta_sync()
+                for m in T.unroll(tall):
+                    for j in T.unroll(wide // 16):
+                        for q in T.unroll(4):
+                            for e in T.unroll(2):
+                                pair[e] = acc[m * sums + j * 8 + q * 2 + e]
+                                if p.bias:
+                                    pair[e] = (
+                                        pair[e]
+                                        + bias_shared[
+                                            walked[0] * bn + my_column + j * 16 + (q // 2) * 8 + mod(lane, 4) * 2 + e
+                                        ]
+                                    )
+                                if not added:
+                                    pair[e] = pointwise(p.activation, pair[e], "cuda")
+                            T.ptx.cvt.rn.f16x2.f32(packed[q], pair[1], pair[0])
+                            if not tile.tensor.stmatrix:
+                                out_words[
+                                    (
+                                        (my_row + m * apart + div(lane, 4) + (q % 2) * 8) * out_pitch
+                                        + my_column
+                                        + j * 16
+                                        + (q // 2) * 8
+                                    )
+                                    // 2
+                                    + mod(lane, 4)
+                                ] = packed[q]
+                        if tile.tensor.stmatrix:
+                            T.ptx[stmatrix](
+                                out_shared.ptr_to(
+                                    [
+                                        (my_row + m * apart + mod(lane, 16)) * out_pitch
+                                        + my_column
+                                        + (j * 2 + div(lane, 16)) * 8
+                                    ]
+                                ),
+                                *run_of(packed, 0, 4),
+                            )
+                # A warp reads only what it wrote.
+                T.cuda.warp_sync()
+                for m in T.unroll(tall):
+                    for i in T.unroll(lines):
+                        tile_row: T.let = my_row + m * apart + i * lines_at_once + div(lane, line_chunks)
+                        place: T.let = place_shared[tile_row]
+                        at: T.let = div(my_column, 8) + mod(lane, line_chunks)
+                        if place >= 0 and at * 8 < left:
+                            for e in T.vectorized(8):
+                                line[e] = out_shared[tile_row * out_pitch + my_column + mod(lane, line_chunks) * 8 + e]
+                            if added:
+                                for e in T.unroll(8):
+                                    s: T.float32 = T.Cast("float32", line[e]) + T.Cast(
+                                        "float32", old[(m * lines + i) * 8 + e]
+                                    )
+                                    line[e] = T.Cast("float16", pointwise(p.activation, s, "cuda"))
+                            if is_whole(at, left):
+                                for e in T.vectorized(8):
+                                    out_flat[
+                                        (place * pieces_out + (first_tile + walked[0]) * (bn // 8) + at) * 8 + e
+                                    ] = line[e]
+                            else:
+                                for e in T.unroll(7):
+                                    if at * 8 + e < left:
+                                        out_flat[
+                                            (place * pieces_out + (first_tile + walked[0]) * (bn // 8) + at) * 8 + e
+                                        ] = line[e]
+                walked[0] = walked[0] + 1
+
+    return module_of(p, kernel)

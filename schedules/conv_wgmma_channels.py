@@ -1,0 +1,29 @@
+"""float16 convolutions with a channel list for every sample on Hopper (sm_90a): wgmma on what the lists name."""
+
+from __future__ import annotations
+
+from laudc.schedules import conv_wgmma
+from laudc.schedules._cuda_channel_schedule import ChannelSchedule
+from laudc.schedules._cuda_tiles import Candidate
+
+_NAMES = ("bm", "bn", "stages", "warpgroups", "lag", "early", "walk")
+
+
+class ConvWgmmaChannels(ChannelSchedule):
+    plain = conv_wgmma.SCHEDULE
+    rank = 31
+    candidates = tuple(
+        Candidate(choice=dict(zip(_NAMES, numbers, strict=True)), speed=speed)
+        for *numbers, speed in (
+            (128, 256, 4, 2, 1, 0, 0, 100),
+            (256, 128, 4, 2, 1, 0, 0, 100),
+            (64, 128, 3, 1, 0, 0, 0, 100),
+            (128, 128, 3, 2, 0, 0, 0, 95),
+            (128, 64, 3, 2, 0, 0, 0, 90),
+            (128, 64, 3, 2, 0, 1, 1, 90),
+            (64, 64, 4, 1, 0, 0, 0, 80),
+        )
+    )
+
+
+SCHEDULE = ConvWgmmaChannels()
