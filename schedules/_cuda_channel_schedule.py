@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
@@ -13,11 +13,10 @@ from laudc.schedules._cuda_problem import Problem, matrix_of, meaningless, probl
 from laudc.schedules._cuda_tensor_schedule import (
     ENOUGH_WARPS,
     FEW_STEPS,
-    FIRST_STMATRIX_ARCH,
-    WIDEST,
+    FIRST_HOPPER_ARCH,
     TensorCoreSchedule,
 )
-from laudc.schedules._cuda_tiles import Candidate, TensorTile, arch_number, ranked
+from laudc.schedules._cuda_tiles import WIDEST, Candidate, TensorTile, arch_number, ranked
 from laudc.schedules._demand import Active, Demand
 from laudc.schedules.base import Choice, Lowered, Schedule, Work
 
@@ -58,10 +57,10 @@ class ChannelSchedule(Schedule):
     def tile(self, p: Problem, choice: Choice, target: Target) -> ChannelTile:
         """The choice as the kernel's tile on this chip."""
         bn, core = choice["bn"], self.plain.core
-        plain = {name: number for name, number in choice.items() if name != "walk"}
+        plain: dict[str, Any] = {name: number for name, number in choice.items() if name != "walk"}
         cut = core == "wgmma" and p.channels_out > 0 and most_steps(p) > 1
         return ChannelTile(
-            tensor=TensorTile(core=core, stmatrix=arch_number(target) >= FIRST_STMATRIX_ARCH, **plain),
+            tensor=TensorTile(core=core, stmatrix=arch_number(target) >= FIRST_HOPPER_ARCH, **plain),
             most_steps=most_steps(p),
             widths=tuple(range(bn // _WIDTHS, bn + 1, bn // _WIDTHS)) if cut else (bn,),
             listed=p.decisions,
@@ -88,6 +87,8 @@ class ChannelSchedule(Schedule):
 def _refuse_problem(p: Problem) -> str | None:
     if not p.per_sample:
         return "without channel lists every tile is as deep and as wide as the next"
+    if p.samples:
+        return "tensor-core tiles with channel lists read lists of rows, not decisions on samples"
     if p.dtype != "float16":
         return f"tensor cores take float16 here, not {p.dtype}"
     if p.groups != 1:
