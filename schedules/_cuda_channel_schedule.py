@@ -41,8 +41,11 @@ class ChannelSchedule(Schedule):
     """The schedule of the same instructions for work without channel lists."""
     candidates: tuple[Candidate, ...]
 
+    def refuse_target(self, target: Target) -> str | None:
+        return self.plain.refuse_target(target)
+
     def refuse(self, work: Work, target: Target) -> str | None:
-        return self.plain.refuse_target(target) or meaningless(work) or _refuse_problem(problem_of(work))
+        return self.refuse_target(target) or meaningless(work) or _refuse_problem(problem_of(work))
 
     def choices(self, work: Work, target: Target) -> tuple[Choice, ...]:
         p = problem_of(work)

@@ -101,7 +101,7 @@ def test_the_page_and_its_plot_come_of_raw_files(
     text = output.with_suffix(".md").read_text()
     assert "| layers at .4, batch 128 | torch | 0.30 |" in text
     assert "| static by laudc, batch 1 | torch | 0.50 |" in text
-    assert "| patches 8-4-7-1 at .5, batch 128 | torch |  |  |  | not measured |" in text
+    assert "| patches 8-4-7-1 at .5, batch 128 | torch |  | 0.60 | 0.52 | not measured |" in text
     assert "- static by torch.compile was not run: no compiler" in text
     assert "blocks predicted within 25% (median), at worst 25% (layer1.0)" in text
     assert "## Gathered convolutions against Triton on a GPU" in text

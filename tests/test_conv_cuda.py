@@ -359,7 +359,9 @@ assert not any(module.split(".")[0] == "tvm" for module in sys.modules)
 
 def test_small_work_gets_small_tiles() -> None:
     few, many = (WGMMA.choices(CASES["4 conv2"].work(batch, "float16"), H200)[0] for batch in (1, 256))
-    assert few["bm"] * few["bn"] < many["bm"] * many["bn"]
+    area = [tile["bm"] * tile["bn"] // tile.get("split", 1) for tile in (few, many)]
+    assert area[0] < area[1]
+    assert (few["eager"], many["eager"]) == (1, 0)
 
 
 def test_weights_are_packed_in_the_order_of_the_taps() -> None:
