@@ -34,6 +34,11 @@ def rows_known(p: Problem, tile: TensorTile) -> bool:
     return tile.overlapping and tile.blocks == 0 and (not p.rows or p.settled)
 
 
+def reads_ahead(p: Problem, tile: TensorTile) -> bool:
+    """Whether it also copies before it waits."""
+    return rows_known(p, tile) and tile.eager == 1
+
+
 def announce(p: Problem, tile: TensorTile) -> Any:
     """The inline function that a kernel begins with."""
     at_once = tile.overlapping and not p.samples

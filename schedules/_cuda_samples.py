@@ -23,21 +23,36 @@ __device__ __forceinline__ int samples_on(const float* on, int batch) {
 _SCAN = """
 __device__ __forceinline__ long long scan_samples(const float* on, int batch, int n) {
   int found = 0, before = 0;
-#pragma unroll 4
-  for (int first = 0; first < batch; first += 32) {
-    int sample = first + (threadIdx.x & 31);
-    unsigned bits = __ballot_sync(0xffffffffu, sample < batch && __ldcg(on + sample) != 0.0f);
-    int here = __popc(bits), rest = n - before;
-    if (rest >= 0 && rest < here) {
-      int at = 0;
+  for (int first = 0; first < batch; first += 128) {
+    bool is_on[4];
 #pragma unroll
-      for (int half = 16; half; half >>= 1) {
-        int below = __popc((bits >> at) & ((1u << half) - 1u));
-        if (rest >= below) { rest -= below; at += half; }
-      }
-      found = first + at;
+    for (int word = 0; word < 4; ++word) {
+      int sample = first + word * 32 + (threadIdx.x & 31);
+      is_on[word] = sample < batch && __ldcg(on + sample) != 0.0f;
     }
-    before += here;
+    unsigned bits = 0;
+    int rest = n - before, at = 0;
+    bool here = false;
+#pragma unroll
+    for (int word = 0; word < 4; ++word) {
+      unsigned its = __ballot_sync(0xffffffffu, is_on[word]);
+      int count = __popc(its), its_rest = n - before;
+      bool in_it = its_rest >= 0 && its_rest < count;
+      bits = in_it ? its : bits;
+      rest = in_it ? its_rest : rest;
+      at = in_it ? first + word * 32 : at;
+      here = here || in_it;
+      before += count;
+    }
+    int low = 0;
+#pragma unroll
+    for (int half = 16; half; half >>= 1) {
+      int below = __popc((bits >> low) & ((1u << half) - 1u));
+      bool above = rest >= below;
+      rest -= above ? below : 0;
+      low += above ? half : 0;
+    }
+    found = here ? at + low : found;
   }
   return ((long long)before << 32) | found;
 }

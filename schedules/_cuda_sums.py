@@ -70,7 +70,28 @@ def add_lines(p: Problem, tile: TensorTile) -> Any:
             T.cuda.func_call("add_fixed", sums.ptr_to([sample * columns + column]), value, source_code=_ADD)
 
     @T.inline
-    def add(lines, place_shared, sums, first_column, thread, rank, sample, value):
+    def add_of_two(lines, place_shared, sums, first_column, thread, rank, last, value):
+        """A tile no taller than a map: at most two samples, and so nothing to branch on."""
+        for i in T.unroll(passes):
+            if i * threads + thread < bn:
+                last[0] = place_shared[0]
+                value[0] = T.float32(0)
+                value[1] = T.float32(0)
+                beyond: T.let = (T.truncdiv(place_shared[0], pixels) + 1) * pixels
+                for block in T.unroll(blocks):
+                    ours: T.let = split == 1 or block % split == rank
+                    whole: T.let = T.if_then_else(ours, lines[block * 2 * bn + i * threads + thread], T.float32(0))
+                    rest: T.let = T.if_then_else(ours, lines[(block * 2 + 1) * bn + i * threads + thread], T.float32(0))
+                    is_first: T.let = place_shared[block * 16] < beyond
+                    value[0] = value[0] + T.Select(is_first, whole, T.float32(0))
+                    value[1] = value[1] + rest + T.Select(is_first, T.float32(0), whole)
+                    last[0] = T.max(last[0], T.max(place_shared[block * 16], place_shared[block * 16 + 15]))
+                flush(sums, T.truncdiv(place_shared[0], pixels), first_column + i * threads + thread, value[0])
+                if last[0] >= beyond:
+                    flush(sums, T.truncdiv(last[0], pixels), first_column + i * threads + thread, value[1])
+
+    @T.inline
+    def add_of_many(lines, place_shared, sums, first_column, thread, rank, sample, value):
         for i in T.unroll(passes):
             if i * threads + thread < bn:
                 sample[0] = -1
@@ -87,4 +108,4 @@ def add_lines(p: Problem, tile: TensorTile) -> Any:
                                 value[0] = value[0] + lines[(block * parts + part) * bn + i * threads + thread]
                 flush(sums, sample[0], first_column + i * threads + thread, value[0])
 
-    return add
+    return add_of_two if pixels >= tile.bm else add_of_many

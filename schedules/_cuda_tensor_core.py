@@ -18,7 +18,7 @@ from tvm.ir import IRModule
 from tvm.script import tirx as T
 
 from laudc.schedules._cuda_cluster import add_up, exchange_words, meet
-from laudc.schedules._cuda_overlap import SHARERS, announce, rows_known, wait_for_ahead, weights_to_l2
+from laudc.schedules._cuda_overlap import SHARERS, announce, reads_ahead, rows_known, wait_for_ahead, weights_to_l2
 from laudc.schedules._cuda_problem import Problem
 from laudc.schedules._cuda_prologue import wait_and_apply
 from laudc.schedules._cuda_rows import (
@@ -35,7 +35,7 @@ from laudc.schedules._cuda_rows import (
 )
 from laudc.schedules._cuda_sums import add_lines
 from laudc.schedules._cuda_tensor_finish import read_added, round_off, store_rows
-from laudc.schedules._cuda_tiles import STEP, WIDEST, TensorTile
+from laudc.schedules._cuda_tiles import STEP, TensorTile
 from laudc.schedules._cuda_tir import arguments_of, flat, module_of, run_of
 from laudc.schedules._cuda_warps import WarpShare
 
@@ -57,7 +57,7 @@ def tensor_core_module(p: Problem, tile: TensorTile) -> IRModule:
     column_tiles = -(-p.columns // bn)
     padded = column_tiles * bn
     added = p.residual != "none"
-    old_map = added and p.settled and rows_known(p, tile) and bn < WIDEST
+    old_map = added and p.settled and reads_ahead(p, tile)
     residual_early = tile.early == 1 or old_map
     share = WarpShare(tile=tile)
     tall, wide, own_sums, all_sums = share.tall, share.wide, share.own_sums, share.sums
@@ -77,6 +77,7 @@ def tensor_core_module(p: Problem, tile: TensorTile) -> IRModule:
     add_up_blocks = add_up(tile)
     begin, wait = announce(p, tile), wait_for_ahead(p, tile)
     ask_for_weights = weights_to_l2(tile, depth=p.depth, steps=own_steps)
+    ahead_of_wait = reads_ahead(p, tile)
     known, at_once = rows_known(p, tile), p.samples and tile.blocks == 0
     wait_and_change = wait_and_apply(p, x_loads, pass_rows, ahead - 1)
     weight_rows = padded + tile.extra
@@ -113,7 +114,7 @@ def tensor_core_module(p: Problem, tile: TensorTile) -> IRModule:
         if p.sums:
             sums_flat = flat(sums)
             sample = T.alloc_local((1,), "int32")
-            column_sum = T.alloc_local((1,), "float32")
+            column_sum = T.alloc_local((2,), "float32")
         pool = T.SMEMPool()
         x_shared = pool.alloc((stages * x_stage,), "float16", align=1024)
         w_shared = pool.alloc((stages * w_stage,), "float16", align=1024)
@@ -237,7 +238,9 @@ def tensor_core_module(p: Problem, tile: TensorTile) -> IRModule:
 
             for i in T.unroll(tall * all_sums):
                 acc[i] = T.float32(0)
-            if known:
+            if known and not ahead_of_wait:
+                wait()
+            if ahead_of_wait:
                 for step in T.unroll(ahead):
                     if first_step + step < end_step:
                         load_weights(first_step + step, step)

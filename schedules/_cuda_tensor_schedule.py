@@ -30,6 +30,9 @@ ENOUGH_WARPS = 8
 
 FEW_STEPS = 4
 
+_FEW_BLOCKS = 2
+"""On a multiprocessor, when every row is on."""
+
 
 class TensorCoreSchedule(Schedule):
     ops = frozenset({"conv2d", "linear"})
@@ -59,7 +62,7 @@ class TensorCoreSchedule(Schedule):
 
     def choices(self, work: Work, target: Target) -> tuple[Choice, ...]:
         p = problem_of(work)
-        fitted = (replace(c, choice=_fitted(p, c.choice)) for c in self.candidates)
+        fitted = (replace(c, choice=_fitted(p, c.choice, target)) for c in self.candidates)
         roomy = (c for c in fitted if c.choice["bn"] + extra_columns(p) <= WIDEST and _can_split(p, c.choice))
 
         def tile_of(choice: Choice) -> TensorTile:
@@ -69,7 +72,7 @@ class TensorCoreSchedule(Schedule):
 
     def demand(self, work: Work, target: Target, choice: Choice, active: Active) -> tuple[Demand, ...]:
         p = problem_of(work)
-        fitted = (replace(c, choice=_fitted(p, c.choice)) for c in self.candidates)
+        fitted = (replace(c, choice=_fitted(p, c.choice, target)) for c in self.candidates)
         speed = next(candidate.speed for candidate in fitted if dict(candidate.choice) == dict(choice))
         return tensor_core_demand(p, self.tile(p, choice, target), speed, active)
 
@@ -123,13 +126,17 @@ def _refuse_problem(p: Problem) -> str | None:
     return None
 
 
-def _fitted(p: Problem, choice: Choice) -> Choice:
-    """The tile for this depth: no more stages than steps, and a walking grid only where steps are many and reuse x."""
-    steps = -(-p.depth // STEP // choice.get("split", 1))
+def _fitted(p: Problem, choice: Choice, target: Target) -> Choice:
+    """The tile for this depth: no more stages than steps, and a walking grid only where steps are many and reuse x. It
+    is eager where so few blocks are placed that no other hides its start."""
+    split = choice.get("split", 1)
+    steps = -(-p.depth // STEP // split)
     short = steps <= choice["stages"]
+    blocks = -(-p.capacity // choice["bm"]) * -(-p.columns // choice["bn"]) * split
     return {
         **choice,
         "stages": min(steps, choice["stages"]),
+        "eager": int(blocks <= _FEW_BLOCKS * target.sm_count and arch_number(target) >= FIRST_HOPPER_ARCH),
         "early": int(short and choice["bn"] == WIDEST),
         "resident": 0 if short or p.taps == 1 else choice["resident"],
     }

@@ -64,6 +64,8 @@ class TensorTile:
     """Of 4 warps each. With wgmma every one owns bm / warpgroups rows."""
     lag: int = 0
     """1 keeps one wgmma in flight over the barrier, at the price of a stage."""
+    eager: int = 0
+    """Copy the first stages of the weights, and an old residual, before the kernel ahead is done (1) or after (0)."""
     early: int = 0
     """Read the residual before (1) or after (0) the loop."""
     warps_m: int = 2

@@ -336,6 +336,8 @@ TENSOR_CORE = (
     conv("samples of 128, in place", in_channels=128, out_channels=264, residual="in_place", **WHOLE),
     conv("sums of 72", in_channels=64, out_channels=72, bias=True, activation="relu", sums=True, size=(4, 4)),
     conv("sums of 264, residual", in_channels=128, out_channels=264, residual="dense", activation="relu", sums=True),
+    conv("settled samples, stride 1", in_channels=128, out_channels=64, settled=True, **WHOLE, **THREE),
+    conv("settled sums", in_channels=128, out_channels=264, residual="in_place", settled=True, sums=True, **WHOLE),
     conv("sums of 136, in place", in_channels=128, out_channels=136, residual="in_place", sums=True, **WHOLE),
     conv(
         "sums of 7x5, in place", in_channels=64, out_channels=64, residual="in_place", sums=True, size=(7, 5), **WHOLE
