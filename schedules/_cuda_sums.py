@@ -62,12 +62,22 @@ def sum_lines(share: WarpShare, tile: TensorTile) -> Any:
 def add_lines(p: Problem, tile: TensorTile) -> Any:
     """The inline function that adds the lines of a block to the sums, after every warp has put down its own."""
     bn, threads, columns, pixels, split = tile.bn, tile.threads, p.columns, p.pixels, tile.split
-    blocks, parts, passes = tile.bm // ROWS_A_LINE, tile.sums, -(-tile.bn // tile.threads)
+    blocks, passes = tile.bm // ROWS_A_LINE, -(-tile.bn // tile.threads)
 
     @T.inline
     def flush(sums, sample, column, value):
         if sample >= 0 and column < columns:
             T.cuda.func_call("add_fixed", sums.ptr_to([sample * columns + column]), value, source_code=_ADD)
+
+    @T.inline
+    def add_of_one(lines, place_shared, sums, first_column, thread, rank, sample, value):
+        """A tile within a sample."""
+        for i in T.unroll(passes):
+            if i * threads + thread < bn:
+                value[0] = T.float32(0)
+                for block in T.unroll(blocks):
+                    value[0] = value[0] + lines[block * bn + i * threads + thread]
+                flush(sums, T.truncdiv(place_shared[0], pixels), first_column + i * threads + thread, value[0])
 
     @T.inline
     def add_of_two(lines, place_shared, sums, first_column, thread, rank, last, value):
@@ -98,14 +108,16 @@ def add_lines(p: Problem, tile: TensorTile) -> Any:
                 value[0] = T.float32(0)
                 for block in T.unroll(blocks):
                     if place_shared[block * 16] >= 0 and block % split == rank:
-                        for part in T.unroll(parts):
+                        for part in T.unroll(2):
                             place: T.let = place_shared[block * 16 + part * 15]
                             if place >= 0 and (part == 0 or T.truncdiv(place, pixels) != sample[0]):
                                 if T.truncdiv(place, pixels) != sample[0]:
                                     flush(sums, sample[0], first_column + i * threads + thread, value[0])
                                     sample[0] = T.truncdiv(place, pixels)
                                     value[0] = T.float32(0)
-                                value[0] = value[0] + lines[(block * parts + part) * bn + i * threads + thread]
+                                value[0] = value[0] + lines[(block * 2 + part) * bn + i * threads + thread]
                 flush(sums, sample[0], first_column + i * threads + thread, value[0])
 
+    if tile.sums == 1:
+        return add_of_one
     return add_of_two if pixels >= tile.bm else add_of_many
