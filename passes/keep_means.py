@@ -26,8 +26,8 @@ from laudc.ops.patch_masker import PatchMasker, PatchMaskerSpec
 from laudc.ops.patch_rows import PatchRows
 from laudc.ops.pixel_mask import PixelMask, PixelMaskSpec
 from laudc.ops.row_list import RowList
+from laudc.passes._map_sums import written_by
 from laudc.passes.base import Pass
-from laudc.passes.keep_sums import written_by
 from laudc.program import Program, set_op, type_of, types_of
 from laudc.targets import TARGETS, Target
 

@@ -63,7 +63,7 @@ class ChannelSchedule(Schedule):
         plain: dict[str, Any] = {name: number for name, number in choice.items() if name != "walk"}
         cut = core == "wgmma" and p.channels_out > 0 and most_steps(p) > 1
         return ChannelTile(
-            tensor=TensorTile(core=core, stmatrix=arch_number(target) >= FIRST_HOPPER_ARCH, **plain),
+            tensor=TensorTile(core=core, stmatrix=arch_number(target) >= FIRST_HOPPER_ARCH, sums=int(p.sums), **plain),
             most_steps=most_steps(p),
             widths=tuple(range(bn // _WIDTHS, bn + 1, bn // _WIDTHS)) if cut else (bn,),
             listed=p.decisions,

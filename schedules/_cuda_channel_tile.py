@@ -69,7 +69,7 @@ class ChannelTile:
         """Beside the stages: what is told about rows, columns and pieces, the list; a walker's x and finished tile."""
         entries = -(-self.listed // self.threads) * self.threads
         told = 4 * self.bn * (1 + max(self.walk, 1)) + self.most_steps * 64 + 4 * entries
-        kept = 2 * self.bm * ((self.most_steps - self.stages) * STEP + self.tensor.out_pitch) if self.walk else 0
+        kept = 2 * self.bm * (self.most_steps - self.stages) * STEP + self.tensor.finished_bytes if self.walk else 0
         return self.tensor.shared_bytes + told + kept
 
 

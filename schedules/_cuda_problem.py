@@ -215,8 +215,8 @@ def _contradiction(spec: Conv2dSpec) -> str | None:
         return "a gathered or compact matrix needs a row list"
     if spec.samples and (not spec.rows or spec.gathered or spec.compact):
         return "decisions on whole samples take the place of a row list, over maps"
-    if spec.sums and (spec.compact or channel_lists or spec.masker or (spec.rows and not spec.samples)):
-        return "channel sums are of maps of whole samples"
+    if spec.sums and (spec.compact or spec.channels_out or spec.masker or (spec.rows and not spec.samples)):
+        return "channel sums are of maps of whole samples, of all their channels"
     if spec.gathered and channel_lists:
         return "a gathered matrix has no channel lists"
     if spec.masker and (spec.rows or channel_lists or spec.groups != 1 or spec.residual != "none" or spec.gain):

@@ -3,7 +3,7 @@
 # The functions below are TVMScript: TVM reads their text, Python never runs them.
 """The channel sums that a tile leaves: of its finished rows, added to those of their samples.
 
-    a warp      sums its 16 rows, which are of two samples at most: two lines of float32 in shared memory
+    a warp      sums its 16 rows, which are of two samples at most: a line of float32 each in shared memory
     a thread    goes down a column of those lines, and adds each sample's sum to the whole, as a 64-bit integer
 
 So the order in which blocks come does not show in the sums.
@@ -33,13 +33,13 @@ __device__ __forceinline__ float from_lane(float value, int apart) {
 
 
 def sum_lines(share: WarpShare, tile: TensorTile) -> Any:
-    """The inline function that puts down the two lines of a warp's 16 rows, whose first is `row`."""
+    """The inline function that puts down the lines of a warp's 16 rows, whose first is `row`."""
     reaches = [reach for reach in (16, 8, 4, 2, 1) if reach >= share.line_chunks]
-    chunks, bn = share.line_chunks, tile.bn
+    chunks, bn, parts = share.line_chunks, tile.bn, tile.sums
 
     @T.inline
     def put_down(mine, lines, row, column, lane):
-        for part in T.unroll(2):
+        for part in T.unroll(parts):
             for e in T.unroll(8):
                 for reach in T.unroll(len(reaches)):
                     mine[part * 8 + e] = mine[part * 8 + e] + T.cuda.func_call(
@@ -50,10 +50,11 @@ def sum_lines(share: WarpShare, tile: TensorTile) -> Any:
                         return_type="float32",
                     )
             if lane < chunks:
+                at: T.let = (T.truncdiv(row, 16) * parts + part) * bn + column + lane * 8
                 for e in T.vectorized(4):
-                    lines[(T.truncdiv(row, 8) + part) * bn + column + lane * 8 + e] = mine[part * 8 + e]
+                    lines[at + e] = mine[part * 8 + e]
                 for e in T.vectorized(4):
-                    lines[(T.truncdiv(row, 8) + part) * bn + column + lane * 8 + 4 + e] = mine[part * 8 + 4 + e]
+                    lines[at + 4 + e] = mine[part * 8 + 4 + e]
 
     return put_down
 
@@ -67,6 +68,16 @@ def add_lines(p: Problem, tile: TensorTile) -> Any:
     def flush(sums, sample, column, value):
         if sample >= 0 and column < columns:
             T.cuda.func_call("add_fixed", sums.ptr_to([sample * columns + column]), value, source_code=_ADD)
+
+    @T.inline
+    def add_of_one(lines, place_shared, sums, first_column, thread, rank, sample, value):
+        """A tile within a sample."""
+        for i in T.unroll(passes):
+            if i * threads + thread < bn:
+                value[0] = T.float32(0)
+                for block in T.unroll(blocks):
+                    value[0] = value[0] + lines[block * bn + i * threads + thread]
+                flush(sums, T.truncdiv(place_shared[0], pixels), first_column + i * threads + thread, value[0])
 
     @T.inline
     def add_of_two(lines, place_shared, sums, first_column, thread, rank, last, value):
@@ -107,4 +118,6 @@ def add_lines(p: Problem, tile: TensorTile) -> Any:
                                 value[0] = value[0] + lines[(block * 2 + part) * bn + i * threads + thread]
                 flush(sums, sample[0], first_column + i * threads + thread, value[0])
 
+    if tile.sums == 1:
+        return add_of_one
     return add_of_two if pixels >= tile.bm else add_of_many

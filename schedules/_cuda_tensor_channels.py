@@ -20,10 +20,11 @@ from laudc.schedules._cuda_channel_tables import columns_made, columns_told, pie
 from laudc.schedules._cuda_channel_tile import PIECE, TAP_SHIFT, ChannelTile
 from laudc.schedules._cuda_problem import Problem
 from laudc.schedules._cuda_rows import row_at, row_span, row_tiles, tap_bits, window_start
+from laudc.schedules._cuda_sums import add_lines
+from laudc.schedules._cuda_tensor_finish import read_added, round_off, store_columns
 from laudc.schedules._cuda_tiles import STEP
 from laudc.schedules._cuda_tir import arguments_of, flat, module_of, run_of
 from laudc.schedules._cuda_warps import WarpShare
-from laudc.schedules._pointwise import pointwise
 
 _UNIFORM = "__device__ __forceinline__ int warp_uniform(int v) { return __shfl_sync(0xffffffff, v, 0, 32); }\n"
 
@@ -35,7 +36,6 @@ def channel_module(p: Problem, tile: ChannelTile) -> IRModule:
     x_loads, w_loads = bm // pass_rows, bn // pass_rows
     x_stage, w_stage, out_pitch = bm * STEP, bn * STEP, tile.tensor.out_pitch
     pitch, depth_pieces = p.channels // PIECE, p.depth // PIECE
-    pieces_out = p.columns // PIECE
     column_tiles = -(-p.columns // bn)
     walks, walk = tile.walk > 0, max(tile.walk, 1)
     ahead = tile.most_steps if stages >= tile.most_steps and not walks else stages - 1 - lag
@@ -44,8 +44,7 @@ def channel_module(p: Problem, tile: ChannelTile) -> IRModule:
     list_turns, column_turns = -(-p.decisions // threads), -(-bn * walk // threads)
     added, residual_early = p.residual != "none", tile.early == 1
     share = WarpShare(tile=tile.tensor)
-    tall, wide, apart, sums = share.tall, share.wide, share.apart, share.own_sums
-    line_chunks, lines_at_once, lines = share.line_chunks, share.lines_at_once, share.lines
+    tall, wide, own_sums, lines = share.tall, share.wide, share.own_sums, share.lines
     assert all(size % pass_rows == 0 for size in (bm, bn)), tile
     assert bm <= threads, tile
     assert not walks or (p.channels_out == 0 and p.columns == bn * walk), tile
@@ -54,7 +53,7 @@ def channel_module(p: Problem, tile: ChannelTile) -> IRModule:
 
     copy_x, copy_w = "cp.async.cg.shared.global", "cp.async.cg.shared.global.L2::128B"
     mma = "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32"
-    ldmatrix, stmatrix = "ldmatrix.sync.aligned.m8n8.x4.shared.b16", "stmatrix.sync.aligned.m8n8.x4.shared.b16"
+    ldmatrix = "ldmatrix.sync.aligned.m8n8.x4.shared.b16"
     div, mod, xor = T.truncdiv, T.truncmod, T.bitwise_xor
     widths = tile.widths
 
@@ -64,10 +63,9 @@ def channel_module(p: Problem, tile: ChannelTile) -> IRModule:
     def x_at(step, stage):
         return step[0] if walks else stage[0]
 
-    def is_whole(at, left):
-        return True if p.channels_out % PIECE == 0 else at * PIECE + PIECE <= left
-
     tell_columns, tell_pieces = columns_told(p, tile), pieces_told(p, threads)
+    read_residual, put_rounded = read_added(p, tile.tensor), round_off(p, tile.tensor)
+    store, add_sums = store_columns(p, tile.tensor), add_lines(p, tile.tensor)
     args = arguments_of(p, (p.columns, p.depth), p.columns)
 
     @T.prim_func
@@ -82,6 +80,7 @@ def channel_module(p: Problem, tile: ChannelTile) -> IRModule:
         prologue: args.prologue,
         out: args.out,
         logits: args.logits,
+        sums: args.sums,
     ) -> None:
         T.device_entry()
         block = T.cta_id([column_tiles // walk * row_tiles(p, args.batch, bm)])
@@ -91,13 +90,18 @@ def channel_module(p: Problem, tile: ChannelTile) -> IRModule:
         weight_flat = flat(weight)
         added_flat = flat(residual if p.residual == "dense" else out)
         out_flat = flat(out)
+        if p.sums:
+            sums_flat = flat(sums)
+            summed = T.alloc_local((1,), "int32")
+            column_sum = T.alloc_local((1,), "float32")
         pool = T.SMEMPool()
         x_shared = pool.alloc((x_stages * x_stage,), "float16", align=1024)
         w_shared = pool.alloc((stages * w_stage,), "float16", align=1024)
         if walks:
             out_shared = pool.alloc((bm * out_pitch,), "float16", align=1024)
-        elif stages * (x_stage + w_stage) < bm * out_pitch:
-            pool.move_base_to(bm * out_pitch * 2)
+            lines_shared = pool.alloc((max(1, tile.tensor.line_words),), "float32", align=16)
+        elif stages * (x_stage + w_stage) * 2 < tile.tensor.finished_bytes:
+            pool.move_base_to(tile.tensor.finished_bytes)
         start_shared = pool.alloc((bm,), "int32", align=16)
         taps_shared = pool.alloc((bm,), "int32", align=16)
         place_shared = pool.alloc((bm,), "int32", align=16)
@@ -108,8 +112,9 @@ def channel_module(p: Problem, tile: ChannelTile) -> IRModule:
         if not walks:
             pool.move_base_to(0)
             out_shared = pool.alloc((bm * out_pitch,), "float16", align=1024)
+            lines_shared = pool.alloc((max(1, tile.tensor.line_words),), "float32", align=16)
         pool.commit()
-        acc = T.alloc_local((tall * sums,), "float32")
+        acc = T.alloc_local((tall * own_sums,), "float32")
         start = T.alloc_local((x_loads,), "int32")
         taps = T.alloc_local((x_loads,), "int32")
         w_row = T.alloc_local((w_loads,), "int32")
@@ -134,7 +139,8 @@ def channel_module(p: Problem, tile: ChannelTile) -> IRModule:
         for i in T.unroll(list_turns):
             if i * threads + thread < p.decisions:
                 list_shared[i * threads + thread] = channels[sample, 1 + i * threads + thread]
-        left: T.let = columns_made(p, kept) - first_tile * bn
+        made: T.let = columns_made(p, kept)
+        left: T.let = made - first_tile * bn
         tap_pieces: T.let = pieces_read(p, kept)
         pieces: T.let = tap_pieces * p.taps
         steps: T.let = div(pieces + 7, 8)
@@ -202,18 +208,6 @@ def channel_module(p: Problem, tile: ChannelTile) -> IRModule:
                             w_row[i] = w_row[i] + bn * depth_pieces
                 T.ptx.cp.async_.commit_group()
 
-            @T.inline
-            def read_residual():
-                # Unguarded and all at once, or every read would wait for the store before it.
-                for m in T.unroll(tall):
-                    for i in T.unroll(lines):
-                        place: T.let = place_shared[my_row + m * apart + i * lines_at_once + div(lane, line_chunks)]
-                        at: T.let = (first_tile + walked[0]) * (bn // 8) + div(my_column, 8) + mod(lane, line_chunks)
-                        for e in T.vectorized(8):
-                            old[(m * lines + i) * 8 + e] = added_flat[
-                                (T.max(place, 0) * pieces_out + T.min(at, pieces_out - 1)) * 8 + e
-                            ]
-
             for _ in T.unroll(ahead):
                 load()
             for j in T.unroll(column_turns):
@@ -244,7 +238,7 @@ def channel_module(p: Problem, tile: ChannelTile) -> IRModule:
                             for m in T.unroll(tall):
                                 # Offsets in 16-byte units: 32 bytes of depth, 64 rows, a stage[0].
                                 T.ptx[instruction](
-                                    *run_of(acc, m * sums, its_sums),
+                                    *run_of(acc, m * own_sums, its_sums),
                                     x_tile + T.Cast("uint64", x_at(step, stage) * (x_stage // 8) + m * 512 + k * 2),
                                     w_tile + T.Cast("uint64", stage[0] * (w_stage // 8) + k * 2),
                                     True,
@@ -301,99 +295,51 @@ def channel_module(p: Problem, tile: ChannelTile) -> IRModule:
                             for m in T.unroll(tall):
                                 for j in T.unroll(wide // 8):
                                     T.ptx[mma](
-                                        *run_of(acc, m * sums + j * 4, 4),
+                                        *run_of(acc, m * own_sums + j * 4, 4),
                                         *run_of(a, m * 4, 4),
                                         *run_of(b, j * 2, 2),
-                                        *run_of(acc, m * sums + j * 4, 4),
+                                        *run_of(acc, m * own_sums + j * 4, 4),
                                     )
                         stage[0] = T.if_then_else(stage[0] == stages - 1, 0, stage[0] + 1)
                         step[0] = step[0] + 1
 
-            pair = T.alloc_local((2,), "float32")
-            packed = T.alloc_local((4,), "uint32")
-            out_words = out_shared.view("uint32")
-            line = T.alloc_local((8,), "float16")
             for _ in T.serial(walk):
                 step[0] = 0
-                for i in T.unroll(tall * sums):
+                for i in T.unroll(tall * own_sums):
                     acc[i] = T.float32(0)
+                column_tile: T.let = first_tile + walked[0]
                 if added and residual_early:
-                    read_residual()
+                    read_residual(old, added_flat, place_shared, column_tile, my_row, my_column, lane)
                 if core == "wgmma":
                     multiply_left(0)
                 else:
                     multiply_tile()
                 if added and not residual_early:
-                    read_residual()
-                if walks:
+                    read_residual(old, added_flat, place_shared, column_tile, my_row, my_column, lane)
+                if not walks:
+                    T.ptx.cp.async_.wait_group(0)
+                if walks and not p.sums:
                     T.cuda.warp_sync()
                 else:
-                    T.ptx.cp.async_.wait_group(0)
                     T.cuda.cta_sync()
-                for m in T.unroll(tall):
-                    for j in T.unroll(wide // 16):
-                        for q in T.unroll(4):
-                            for e in T.unroll(2):
-                                pair[e] = acc[m * sums + j * 8 + q * 2 + e]
-                                if p.bias:
-                                    pair[e] = (
-                                        pair[e]
-                                        + bias_shared[
-                                            walked[0] * bn + my_column + j * 16 + (q // 2) * 8 + mod(lane, 4) * 2 + e
-                                        ]
-                                    )
-                                if not added:
-                                    pair[e] = pointwise(p.activation, pair[e], "cuda")
-                            T.ptx.cvt.rn.f16x2.f32(packed[q], pair[1], pair[0])
-                            if not tile.tensor.stmatrix:
-                                out_words[
-                                    (
-                                        (my_row + m * apart + div(lane, 4) + (q % 2) * 8) * out_pitch
-                                        + my_column
-                                        + j * 16
-                                        + (q // 2) * 8
-                                    )
-                                    // 2
-                                    + mod(lane, 4)
-                                ] = packed[q]
-                        if tile.tensor.stmatrix:
-                            T.ptx[stmatrix](
-                                out_shared.ptr_to(
-                                    [
-                                        (my_row + m * apart + mod(lane, 16)) * out_pitch
-                                        + my_column
-                                        + (j * 2 + div(lane, 16)) * 8
-                                    ]
-                                ),
-                                *run_of(packed, 0, 4),
-                            )
-                # A warp reads only what it wrote.
-                T.cuda.warp_sync()
-                for m in T.unroll(tall):
-                    for i in T.unroll(lines):
-                        tile_row: T.let = my_row + m * apart + i * lines_at_once + div(lane, line_chunks)
-                        place: T.let = place_shared[tile_row]
-                        at: T.let = div(my_column, 8) + mod(lane, line_chunks)
-                        if place >= 0 and at * 8 < left:
-                            for e in T.vectorized(8):
-                                line[e] = out_shared[tile_row * out_pitch + my_column + mod(lane, line_chunks) * 8 + e]
-                            if added:
-                                for e in T.unroll(8):
-                                    s: T.float32 = T.Cast("float32", line[e]) + T.Cast(
-                                        "float32", old[(m * lines + i) * 8 + e]
-                                    )
-                                    line[e] = T.Cast("float16", pointwise(p.activation, s, "cuda"))
-                            if is_whole(at, left):
-                                for e in T.vectorized(8):
-                                    out_flat[
-                                        (place * pieces_out + (first_tile + walked[0]) * (bn // 8) + at) * 8 + e
-                                    ] = line[e]
-                            else:
-                                for e in T.unroll(7):
-                                    if at * 8 + e < left:
-                                        out_flat[
-                                            (place * pieces_out + (first_tile + walked[0]) * (bn // 8) + at) * 8 + e
-                                        ] = line[e]
+                put_rounded(
+                    acc,
+                    out_shared,
+                    place_shared,
+                    rows,
+                    batch,
+                    gain,
+                    bias_shared,
+                    logits,
+                    walked[0],
+                    my_row,
+                    my_column,
+                    lane,
+                )
+                store(out_shared, place_shared, old, out_flat, lines_shared, column_tile, made, my_row, my_column, lane)
+                if p.sums:
+                    T.cuda.cta_sync()
+                    add_sums(lines_shared, place_shared, sums_flat, column_tile * bn, thread, 0, summed, column_sum)
                 walked[0] = walked[0] + 1
 
     return module_of(p, kernel)

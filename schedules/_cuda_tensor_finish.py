@@ -112,40 +112,62 @@ def round_off(p: Problem, tile: TensorTile) -> Any:
 
 
 def store_rows(p: Problem, tile: TensorTile) -> Any:
-    """The inline function that adds the residual to a warp's rounded rows and stores them; their channel sums go to
-    lines in shared memory."""
+    """The inline function that stores a warp's rows as `store_columns` does, all of them."""
+    store, columns = store_columns(p, tile), p.columns
+
+    @T.inline
+    def store_all(out_shared, place_shared, old, out_flat, sum_shared, column_tile, my_row, my_column, lane):
+        store(out_shared, place_shared, old, out_flat, sum_shared, column_tile, columns, my_row, my_column, lane)
+
+    return store_all
+
+
+def store_columns(p: Problem, tile: TensorTile) -> Any:
+    """The inline function that adds the residual to a warp's rounded rows and stores as many of their columns as are
+    `made`; their channel sums go to lines in shared memory."""
     share, bn, out_pitch, columns = WarpShare(tile=tile), tile.bn, tile.out_pitch, p.columns
     tall, apart, added = share.tall, share.apart, p.residual != "none"
     line_chunks, lines_at_once, lines = share.line_chunks, share.lines_at_once, share.lines
     put_down = sum_lines(share, tile)
     div, mod = T.truncdiv, T.truncmod
 
+    def is_whole(at, made):
+        return True if p.channels_out % 8 == 0 else at * 8 + 8 <= made
+
     @T.inline
-    def store(out_shared, place_shared, old, out_flat, sum_shared, column_tile, my_row, my_column, lane):
+    def store(out_shared, place_shared, old, out_flat, sum_shared, column_tile, made, my_row, my_column, lane):
         # A warp reads only what it wrote.
         T.cuda.warp_sync()
         line = T.alloc_local((8,), "float16")
         if p.sums:
-            mine = T.alloc_local((16,), "float32")
+            mine = T.alloc_local((8 * tile.sums,), "float32")
         for m in T.unroll(tall):
             if p.sums:
-                for e in T.unroll(16):
+                for e in T.unroll(8 * tile.sums):
                     mine[e] = T.float32(0)
                 beyond: T.let = (div(place_shared[my_row + m * apart], p.pixels) + 1) * p.pixels
             for i in T.unroll(lines):
                 tile_row: T.let = my_row + m * apart + i * lines_at_once + div(lane, line_chunks)
                 place: T.let = place_shared[tile_row]
                 at: T.let = column_tile * (bn // 8) + div(my_column, 8) + mod(lane, line_chunks)
-                if place >= 0 and at < columns // 8:
+                if place >= 0 and at * 8 < made:
                     for e in T.vectorized(8):
                         line[e] = out_shared[tile_row * out_pitch + my_column + mod(lane, line_chunks) * 8 + e]
                     if added:
                         for e in T.unroll(8):
                             s: T.float32 = T.Cast("float32", line[e]) + T.Cast("float32", old[(m * lines + i) * 8 + e])
                             line[e] = T.Cast("float16", pointwise(p.activation, s, "cuda"))
-                    for e in T.vectorized(8):
-                        out_flat[(place * (columns // 8) + at) * 8 + e] = line[e]
-                    if p.sums:
+                    if is_whole(at, made):
+                        for e in T.vectorized(8):
+                            out_flat[(place * (columns // 8) + at) * 8 + e] = line[e]
+                    else:
+                        for e in T.unroll(7):
+                            if at * 8 + e < made:
+                                out_flat[(place * (columns // 8) + at) * 8 + e] = line[e]
+                    if tile.sums == 1:
+                        for e in T.unroll(8):
+                            mine[e] = mine[e] + T.Cast("float32", line[e])
+                    if tile.sums == 2:
                         if place < beyond:
                             for e in T.unroll(8):
                                 mine[e] = mine[e] + T.Cast("float32", line[e])

@@ -56,7 +56,7 @@ class TensorCoreSchedule(Schedule):
             overlapping=arch_number(target) >= FIRST_HOPPER_ARCH,
             extra=extra_columns(p),
             blocks=choice["resident"] * target.sm_count,
-            sums=p.sums,
+            sums=2 * p.sums,
             **numbers,
         )
 

@@ -78,8 +78,8 @@ class TensorTile:
     """Columns beside the tile's: 8 where the first of them is the masker's."""
     blocks: int = 0
     """Blocks of a persistent grid that walks the active tiles; 0: a block a tile."""
-    sums: bool = False
-    """Whether it leaves channel sums."""
+    sums: int = 0
+    """Lines of channel sums that it leaves of every 16 rows: one for each sample they may be of."""
     split: int = 1
     """Blocks that share the steps of a tile, a cluster (sm_90 on)."""
 
@@ -94,8 +94,8 @@ class TensorTile:
 
     @property
     def line_words(self) -> int:
-        """Of the channel sums: two lines of float32 for every 16 rows."""
-        return 2 * self.bm // ROWS_A_LINE * self.bn if self.sums else 0
+        """Of the channel sums, float32."""
+        return self.sums * self.bm // ROWS_A_LINE * self.bn
 
     @property
     def finished_bytes(self) -> int:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from tvm.tirx import Expr
 
 TEAMS = 256
-"""Threads of a block, whatever the size of its teams."""
+"""Threads of most blocks, whatever the size of their teams."""
 
 Term = Callable[[Any], Any]
 """The float32 number to be added at a place."""
@@ -56,11 +56,11 @@ def over_lanes(sums: Memory, vector: int) -> Expr:
     return parts[0]
 
 
-def over_team(kernel: Kernel, mine: Expr, *, thread: Any, which: Any, team: int) -> Expr:
+def over_team(kernel: Kernel, mine: Expr, *, thread: Any, which: Any, team: int, threads: int = TEAMS) -> Expr:
     """The sum over a team of threads (a power of two), known to all of it. Every thread of the block must come here."""
     from tvm import tirx
 
-    sums = kernel.shared("team_sums", TEAMS)
+    sums = kernel.shared("team_sums", threads)
     at = which * team + thread
     sums[at] = mine
     kernel.barrier()

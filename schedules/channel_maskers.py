@@ -39,13 +39,7 @@ class ChannelMaskersSchedule(Schedule):
         return (share_out(target, work.spec.macs(work.operands)),)
 
     def pack(self, work: Work, choice: Choice, weights: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
-        """Both layers in float32, the second one as keep minus drop."""
-        first, first_bias, second, second_bias = (
-            weights[name].detach().float() for name in ("weight1", "bias1", "weight2", "bias2")
-        )
-        keep, drop = second.chunk(2)
-        keep_bias, drop_bias = second_bias.chunk(2)
-        return (first.contiguous(), first_bias, keep - drop, keep_bias - drop_bias)
+        return pack_layers(weights)
 
     def workspace(self, work: Work, choice: Choice) -> tuple[TensorType, ...]:
         """The hidden layer."""
@@ -93,6 +87,16 @@ class ChannelMaskersSchedule(Schedule):
             _linear(kernel, pooled, weight1, bias1, keep_hidden, parallel)
             _linear(kernel, hidden, weight2, bias2, keep_logit, parallel)
         return kernel.lowered()
+
+
+def pack_layers(weights: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+    """Both layers in float32, the second one as keep minus drop."""
+    first, first_bias, second, second_bias = (
+        weights[name].detach().float() for name in ("weight1", "bias1", "weight2", "bias2")
+    )
+    keep, drop = second.chunk(2)
+    keep_bias, drop_bias = second_bias.chunk(2)
+    return (first.contiguous(), first_bias, keep - drop, keep_bias - drop_bias)
 
 
 def _linear(kernel: Kernel, x: Memory, weight: Memory, bias: Memory, keep: Finish, parallel: bool) -> None:

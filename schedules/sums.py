@@ -37,11 +37,9 @@ class SumsSchedule(Schedule):
     kind = "cuda"
 
     def refuse(self, work: Work, target: Target) -> str | None:
-        if arch_number(target) < FIRST_ARCH:
-            return f"sums are left by the tensor-core tiles of sm_{FIRST_ARCH} and later, not of {target.arch}"
         if work.spec.name == "channel_sums" and work.dtype != "float16":
             return f"sums of float16 are exact, those of {work.dtype} are not"
-        return None
+        return refuse_arch(target)
 
     def choices(self, work: Work, target: Target) -> tuple[Choice, ...]:
         return ({},)
@@ -66,6 +64,13 @@ class SumsSchedule(Schedule):
             else:
                 _take(kernel, work)
         return kernel.lowered()
+
+
+def refuse_arch(target: Target) -> str | None:
+    """Why no kernel leaves sums on this chip, or None."""
+    if arch_number(target) < FIRST_ARCH:
+        return f"sums are left by the tensor-core tiles of sm_{FIRST_ARCH} and later, not of {target.arch}"
+    return None
 
 
 def _begin(kernel: Kernel, work: Work) -> None:

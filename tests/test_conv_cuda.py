@@ -296,6 +296,16 @@ def test_channel_lists_that_do_not_fit_a_tensor_core_are_left_to_simt(
     assert [schedule.refuse(work, H200) for schedule in (SIMT, *listed)] == [None, reason, reason]
 
 
+@pytest.mark.parametrize("change", [{"channels_out": 16}, {"rows": True}, {"rows": True, "compact": True}])
+def test_channel_sums_are_of_all_of_a_sample(change: dict[str, object]) -> None:
+    case = CASES["sums of 2048 from units of 16, residual, 7x7"]
+    listed = [SCHEDULES[name] for name in ("conv-wgmma-channels", "conv-mma-channels")]
+    assert [schedule.refuse(case.work(1, "float16"), H200) for schedule in listed] == [None] * 2
+    work = replace(case, spec=replace(case.spec, residual="none", **change)).work(1, "float16")
+    reason = "channel sums are of maps of whole samples, of all their channels"
+    assert [schedule.refuse(work, H200) for schedule in listed] == [reason] * 2
+
+
 def test_channel_lists_are_read_by_wgmma_and_columns_past_a_count_are_not_multiplied() -> None:
     source = _source("conv-wgmma-channels", "256 between units of 16", "float16", "h200")
     choice = SCHEDULES["conv-wgmma-channels"].choices(CASES["256 between units of 16"].work(1, "float16"), H200)[0]

@@ -22,6 +22,7 @@ from laudc.kernels.cpu_features import detect_cpu
 from laudc.kernels.run import NOT_GIVEN
 from laudc.kernels.toolchain import compile_cubin
 from laudc.ops import OPS
+from laudc.ops._lists import make_channel_list
 from laudc.ops._masker import Masker
 from laudc.ops._sums import UNITS
 from laudc.ops.base import Op
@@ -45,6 +46,7 @@ OURS = (
     "pointwise",
     "pooling",
     "sums",
+    "sums-channel-maskers",
 )
 GENERATIONS = {"sm_53": "jetson-nano", "sm_86": "rtx3060", "sm_90a": "h200"}
 GUARD = 64
@@ -127,6 +129,9 @@ class Prepared:
             compare_decisions(made[:2], wanted[:2])
             if self.op.spec.name == "kept_masker":
                 compare(made[2], wanted[2])
+            elif self.op.spec.name == "sums_channel_masker":
+                compare_lists("channel_list", made[2], make_channel_list(made[0]), types[0].shape[0])
+                assert not made[3].any()
             elif len(wanted) == 3:
                 kept = torch.where(made[0].view(-1, 1) != 0, torch.zeros_like(operands[0]), operands[0])
                 assert torch.equal(made[2], kept)

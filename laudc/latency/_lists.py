@@ -128,8 +128,9 @@ def lists_of(program: Program, node: fx.Node) -> Lists:
     batch = _batch(program)
     if "channels" not in named:
         return Lists(rows=rows, batch=batch)
-    mask = named["channels"].all_input_nodes[0]
-    return Lists(rows=rows, channels=_masker(program, mask), decisions=type_of(mask).shape[1], batch=batch)
+    listed = named["channels"]
+    mask = listed if listed.target is operator.getitem else listed.all_input_nodes[0]
+    return Lists(rows=rows, channels=_masker(program, mask), decisions=type_of(listed).shape[1] - 1, batch=batch)
 
 
 def _whole(program: Program, mask: fx.Node, size: tuple[int, ...]) -> Source:

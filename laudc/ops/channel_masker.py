@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -45,7 +46,7 @@ class ChannelMaskerSpec(Spec):
 
 
 class ChannelMasker(Masker):
-    spec_type = ChannelMaskerSpec
+    spec_type: ClassVar[type[Spec]] = ChannelMaskerSpec
     spec: ChannelMaskerSpec
     weight1: Tensor
     bias1: Tensor

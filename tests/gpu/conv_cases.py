@@ -413,6 +413,21 @@ CHANNELS = (
         channels_out=8,
         size=(13, 12),
     ),
+    conv("sums of 264 from units of 24", in_channels=72, out_channels=264, channels_in=24, sums=True, **THREE),
+    *(
+        conv(
+            f"sums of {deep * 4} from units of 16, residual, {high}x{high}",
+            in_channels=deep,
+            out_channels=deep * 4,
+            bias=True,
+            channels_in=16,
+            residual="dense",
+            activation="relu",
+            sums=True,
+            size=(high, high),
+        )
+        for deep, high in ((64, 56), (128, 28), (256, 14), (512, 7), (64, 2))
+    ),
     conv("64 to units of 16, rows", in_channels=64, out_channels=64, channels_out=16, size=(19, 15), **LISTED),
     conv(
         "64 between units of 16, rows compact",

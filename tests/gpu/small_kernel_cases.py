@@ -243,6 +243,13 @@ def _cases() -> Iterator[Case]:
     for channels, hidden, decisions in ((5, 3, 7), (96, 16, 24), (512, 40, 256)):
         fields = {"key": "m", "channels": channels, "hidden": hidden, "decisions": decisions}
         yield Case(op="channel_masker", fields=fields, operands=lambda d, c=channels: (d.data(c, 1, 1),))
+        yield Case(
+            op="sums_channel_masker",
+            fields=fields | {"positions": 1000},
+            operands=lambda d, c=channels: (d.sums(c),),
+            everywhere=False,
+            since=80,
+        )
 
 
 def _grid(side: int, size: tuple[int, int]) -> tuple[int, int]:
