@@ -68,7 +68,7 @@ def channel_demand(p: Problem, tile: ChannelTile, speed: float, active: Active) 
             idle_tasks=max(0, every / walk - tasks),
             macs=walk * tile.bm * multiplied / max(column_tiles, 1) * depth,
             l2_bytes=2 * tall * depth + walk * 2 * wide / listed * depth,
-            chain=walk * depth // STEP,
+            chain=max(1, walk * depth // STEP),
             alternating=tile.lag == 0,
             finish_bytes=walk * 2 * tall * wide * _passes(p),
             threads=tile.threads,
