@@ -167,13 +167,18 @@ def block_of(node: fx.Node) -> str:
 
 def elements(node: fx.Node, *names: str) -> tuple[fx.Node, ...]:
     """The results of a node that has several, each a value of its own right behind it."""
-    graph, made, last = node.graph, [], node
+    made: list[fx.Node] = []
     for index, name in enumerate(names):
-        with graph.inserting_after(last):
-            last = graph.create_node("call_function", operator.getitem, (node, index), name=f"{node.name}_{name}")
-        last.meta = {**node.meta, "types": types_of(node)[index : index + 1]}
-        made.append(last)
+        made.append(element(node, index, name, behind=made[-1] if made else node))
     return tuple(made)
+
+
+def element(node: fx.Node, index: int, name: str, *, behind: fx.Node | None = None) -> fx.Node:
+    """One result of a node that has several as a value of its own, right behind the node or another one."""
+    with node.graph.inserting_after(behind or node):
+        made = node.graph.create_node("call_function", operator.getitem, (node, index), name=f"{node.name}_{name}")
+    made.meta = {**node.meta, "types": types_of(node)[index : index + 1]}
+    return made
 
 
 def insert_op(program: Program, name: str, op: Op, operands: tuple[fx.Node, ...], *, block: str = "") -> fx.Node:

@@ -28,7 +28,7 @@ from laudc.ops.pixel_mask import PixelMask, PixelMaskSpec
 from laudc.ops.row_list import RowList
 from laudc.passes._map_sums import written_by
 from laudc.passes.base import Pass
-from laudc.program import Program, set_op, type_of, types_of
+from laudc.program import Program, element, set_op, type_of
 from laudc.targets import TARGETS, Target
 
 
@@ -119,16 +119,10 @@ def _keep(program: Program, node: fx.Node, *before: fx.Node) -> fx.Node:
     masker, (x, masks) = program.op(node), node.args
     assert isinstance(masker, PatchMasker)
     assert isinstance(x, fx.Node)
-    keeping = KeptMasker(kept(masker.spec, first=not before))
-    for name in ("weight", "bias"):
-        keeping.register_parameter(name, getattr(masker, name))
+    keeping = KeptMasker.with_weights_of(masker, kept(masker.spec, first=not before))
     set_op(program, node, keeping, (x, *before))
     node.args = (x, *before, masks)
-    graph = program.graph.graph
-    with graph.inserting_after(node):
-        means = graph.create_node("call_function", operator.getitem, (node, 2), name=f"{node.name}_means")
-    means.meta = {**node.meta, "types": types_of(node)[2:]}
-    return means
+    return element(node, 2, "means")
 
 
 PASS = KeepMeans

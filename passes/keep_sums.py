@@ -18,7 +18,6 @@ Where no convolution that keeps sums wrote the map, they are taken of it (`chann
 
 from __future__ import annotations
 
-import operator
 from dataclasses import asdict, dataclass
 
 from torch import fx
@@ -32,7 +31,7 @@ from laudc.ops.sums_channel_masker import SumsChannelMasker, SumsChannelMaskerSp
 from laudc.ops.sums_masker import SumsMasker, SumsMaskerSpec
 from laudc.passes._map_sums import Left, MapSums, sums_type, written_by
 from laudc.passes.base import Pass
-from laudc.program import Program, set_op, type_of, types_of
+from laudc.program import Program, element, set_op, type_of, types_of
 from laudc.targets import TARGETS, Target
 
 
@@ -85,15 +84,11 @@ def _map_of(program: Program, node: fx.Node) -> fx.Node | None:
 def _on_sums(program: Program, node: fx.Node, x: fx.Node) -> SumsMasker | SumsChannelMasker:
     """What decides the same on sums."""
     masker, positions = program.op(node), type_of(x).shape[2] * type_of(x).shape[3]
-    deciding: SumsMasker | SumsChannelMasker
     if isinstance(masker, PatchMasker):
-        deciding = SumsMasker(SumsMaskerSpec(key=masker.key, channels=masker.spec.channels, positions=positions))
-    else:
-        assert isinstance(masker, ChannelMasker)
-        deciding = SumsChannelMasker(SumsChannelMaskerSpec(**asdict(masker.spec), positions=positions))
-    for name, weight in masker.named_parameters(recurse=False):
-        deciding.register_parameter(name, weight)
-    return deciding
+        spec = SumsMaskerSpec(key=masker.key, channels=masker.spec.channels, positions=positions)
+        return SumsMasker.with_weights_of(masker, spec)
+    assert isinstance(masker, ChannelMasker)
+    return SumsChannelMasker.with_weights_of(masker, SumsChannelMaskerSpec(**asdict(masker.spec), positions=positions))
 
 
 def _decide_on(program: Program, node: fx.Node, deciding: SumsMasker | SumsChannelMasker, sums: fx.Node) -> fx.Node:
@@ -104,23 +99,15 @@ def _decide_on(program: Program, node: fx.Node, deciding: SumsMasker | SumsChann
     if isinstance(deciding, SumsChannelMasker):
         program.graph.graph.erase_node(looked_at)
         _list_by(program, node)
-    return _element(node, deciding.spec.in_place["x"], "left")
+    return element(node, deciding.spec.in_place["x"], "left")
 
 
 def _list_by(program: Program, node: fx.Node) -> None:
     """The masker's own list in place of one that is made apart."""
-    listed = _element(node, 2, "list")
+    listed = element(node, 2, "list")
     for value in [user for mask in node.users for user in mask.users if isinstance(program.op(user), ChannelList)]:
         value.replace_all_uses_with(listed)
         program.graph.graph.erase_node(value)
-
-
-def _element(node: fx.Node, index: int, name: str) -> fx.Node:
-    """One more of a node's results as a value."""
-    with node.graph.inserting_after(node):
-        made = node.graph.create_node("call_function", operator.getitem, (node, index), name=f"{node.name}_{name}")
-    made.meta = {**node.meta, "types": types_of(node)[index : index + 1]}
-    return made
 
 
 PASS = KeepSums

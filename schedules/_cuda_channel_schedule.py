@@ -34,6 +34,11 @@ _TALLEST = 256
 """Rows of a tile that reads the weights once for a whole sample."""
 
 
+def table(names: tuple[str, ...], *rows: tuple[int, ...]) -> tuple[Candidate, ...]:
+    """A candidate a row: the numbers of its choice, by these names, and its speed."""
+    return tuple(Candidate(choice=dict(zip(names, row[:-1], strict=True)), speed=row[-1]) for row in rows)
+
+
 class ChannelSchedule(Schedule):
     ops = frozenset({"conv2d"})
     kind = "cuda"

@@ -42,11 +42,6 @@ def meet() -> Any:
     return T.cuda.func_call("cluster_meet", source_code=_MEET)
 
 
-def exchange_words(tile: TensorTile) -> int:
-    """float32 numbers that a block leaves for the others."""
-    return tile.bm * tile.bn if tile.split > 1 else 0
-
-
 def add_up(tile: TensorTile) -> Any:
     """The inline function after which the sums of a warp that finishes rows are those of the whole cluster."""
     share, split = WarpShare(tile=tile), tile.split

@@ -17,7 +17,7 @@ from __future__ import annotations
 from tvm.ir import IRModule
 from tvm.script import tirx as T
 
-from laudc.schedules._cuda_cluster import add_up, exchange_words, meet
+from laudc.schedules._cuda_cluster import add_up, meet
 from laudc.schedules._cuda_overlap import SHARERS, announce, reads_ahead, rows_known, wait_for_ahead, weights_to_l2
 from laudc.schedules._cuda_problem import Problem
 from laudc.schedules._cuda_prologue import wait_and_apply
@@ -127,7 +127,7 @@ def tensor_core_module(p: Problem, tile: TensorTile) -> IRModule:
         out_shared = pool.alloc((bm * out_pitch,), "float16", align=1024)
         lines_shared = pool.alloc((max(1, tile.line_words),), "float32", align=16)
         if split > 1:
-            left_shared = pool.alloc((exchange_words(tile),), "float32", align=16)
+            left_shared = pool.alloc((tile.left_words,), "float32", align=16)
         pool.commit()
         acc = T.alloc_local((tall * all_sums,), "float32")
         start = T.alloc_local((x_loads,), "int32")

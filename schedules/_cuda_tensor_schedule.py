@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
@@ -62,18 +62,23 @@ class TensorCoreSchedule(Schedule):
 
     def choices(self, work: Work, target: Target) -> tuple[Choice, ...]:
         p = problem_of(work)
-        fitted = (replace(c, choice=_fitted(p, c.choice, target)) for c in self.candidates)
-        roomy = (c for c in fitted if c.choice["bn"] + extra_columns(p) <= WIDEST and _can_split(p, c.choice))
+        roomy = (
+            c
+            for c in self._fitted(p, target)
+            if c.choice["bn"] + extra_columns(p) <= WIDEST and _can_split(p, c.choice)
+        )
 
         def tile_of(choice: Choice) -> TensorTile:
             return self.tile(p, choice, target)
 
         return ranked(p, roomy, tile_of, target, columns=p.columns, enough_warps=ENOUGH_WARPS)
 
+    def _fitted(self, p: Problem, target: Target) -> Iterator[Candidate]:
+        return (replace(c, choice=_fitted(p, c.choice, target)) for c in self.candidates)
+
     def demand(self, work: Work, target: Target, choice: Choice, active: Active) -> tuple[Demand, ...]:
         p = problem_of(work)
-        fitted = (replace(c, choice=_fitted(p, c.choice, target)) for c in self.candidates)
-        speed = next(candidate.speed for candidate in fitted if dict(candidate.choice) == dict(choice))
+        speed = next(candidate.speed for candidate in self._fitted(p, target) if dict(candidate.choice) == dict(choice))
         return tensor_core_demand(p, self.tile(p, choice, target), speed, active)
 
     def build(self, work: Work, target: Target, choice: Choice) -> Lowered:

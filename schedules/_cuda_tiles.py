@@ -98,10 +98,14 @@ class TensorTile:
         return self.sums * self.bm // ROWS_A_LINE * self.bn
 
     @property
+    def left_words(self) -> int:
+        """What a block leaves for the others of its cluster, float32."""
+        return self.bm * self.bn if self.split > 1 else 0
+
+    @property
     def finished_bytes(self) -> int:
         """What lies in shared memory after the loop: the finished tile, its channel sums, what other blocks read."""
-        left = self.bm * self.bn if self.split > 1 else 0
-        return self.bm * self.out_pitch * 2 + 4 * (max(4, self.line_words) + left)
+        return self.bm * self.out_pitch * 2 + 4 * (max(4, self.line_words) + self.left_words)
 
     @property
     def shared_bytes(self) -> int:

@@ -3,26 +3,21 @@
 from __future__ import annotations
 
 from laudc.schedules import conv_wgmma
-from laudc.schedules._cuda_channel_schedule import ChannelSchedule
-from laudc.schedules._cuda_tiles import Candidate
-
-_NAMES = ("bm", "bn", "stages", "warpgroups", "lag", "early", "walk")
+from laudc.schedules._cuda_channel_schedule import ChannelSchedule, table
 
 
 class ConvWgmmaChannels(ChannelSchedule):
     plain = conv_wgmma.SCHEDULE
     rank = 31
-    candidates = tuple(
-        Candidate(choice=dict(zip(_NAMES, numbers, strict=True)), speed=speed)
-        for *numbers, speed in (
-            (128, 256, 4, 2, 1, 0, 0, 60),
-            (256, 128, 4, 2, 1, 0, 0, 65),
-            (64, 128, 3, 1, 0, 0, 0, 55),
-            (128, 128, 3, 2, 0, 0, 0, 65),
-            (128, 64, 3, 2, 0, 0, 0, 65),
-            (128, 64, 3, 2, 0, 1, 1, 85),
-            (64, 64, 4, 1, 0, 0, 0, 50),
-        )
+    candidates = table(
+        ("bm", "bn", "stages", "warpgroups", "lag", "early", "walk"),
+        (128, 256, 4, 2, 1, 0, 0, 60),
+        (256, 128, 4, 2, 1, 0, 0, 65),
+        (64, 128, 3, 1, 0, 0, 0, 55),
+        (128, 128, 3, 2, 0, 0, 0, 65),
+        (128, 64, 3, 2, 0, 0, 0, 65),
+        (128, 64, 3, 2, 0, 1, 1, 85),
+        (64, 64, 4, 1, 0, 0, 0, 50),
     )
 
 

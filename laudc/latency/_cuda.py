@@ -79,9 +79,7 @@ def cuda_time(demand: Demand, target: Target, constants: CudaConstants) -> Time:
     )
     moved = demand.read_bytes + demand.written_bytes + demand.weight_bytes
     l2 = max(moved, demand.tasks * demand.l2_bytes) / (target.l2_gb_per_s * c.l2_share * 1e3)
-    held = target.l2_kib * 1024 / 2
-    beyond = demand.weight_bytes + max(0.0, moved - demand.weight_bytes - held)
-    dram = beyond / (target.dram_gb_per_s * c.dram_share * 1e3)
+    dram = _bytes_beyond(demand, target) / (target.dram_gb_per_s * c.dram_share * 1e3)
     handing_out = (demand.tasks + demand.idle_tasks) * c.block_clocks / clock
     longest = max(compute, on_chip, l2, dram, handing_out)
     return Time(
@@ -112,9 +110,7 @@ def _chained(demand: Demand, target: Target, c: CudaConstants, resident: int) ->
     through = c.task_us + deals * (work + finished) if deals else 0.0
     behind = math.ceil(deals / resident) * alone
     busy = max(through, behind)
-    moved = demand.read_bytes + demand.written_bytes + demand.weight_bytes
-    beyond = demand.weight_bytes + max(0.0, moved - demand.weight_bytes - target.l2_kib * 1024 / 2)
-    dram = beyond / (target.dram_gb_per_s * c.chained_dram_share * 1e3)
+    dram = _bytes_beyond(demand, target) / (target.dram_gb_per_s * c.chained_dram_share * 1e3)
     placing = (demand.tasks + demand.idle_tasks) / (target.sm_count * resident) * c.placing_clocks / clock
     longest = max(busy, dram)
     return Time(
@@ -123,6 +119,11 @@ def _chained(demand: Demand, target: Target, c: CudaConstants, resident: int) ->
         l2_us=longest if longest == busy and multiplied < copied else 0.0,
         dram_us=longest if longest != busy else 0.0,
     )
+
+
+def _bytes_beyond(demand: Demand, target: Target) -> float:
+    """What comes from memory: the weights, and of the rest what half of the cache does not hold."""
+    return demand.weight_bytes + max(0.0, demand.read_bytes + demand.written_bytes - target.l2_kib * 1024 / 2)
 
 
 def _with_waits(deals: int, resident: int, threads: int, c: CudaConstants) -> float:

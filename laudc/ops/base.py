@@ -109,15 +109,20 @@ class Op(nn.Module):
             op.register_buffer(name, torch.empty(shape))
         return op
 
+    @classmethod
+    def with_weights_of(cls, other: Op, spec: Spec) -> Self:
+        """An operation of that spec with another one's weights, which are shared, not copied, and in its mode."""
+        op = cls(spec)
+        for name, parameter in other.named_parameters(recurse=False):
+            op.register_parameter(name, parameter)
+        for name, buffer in other.named_buffers(recurse=False):
+            op.register_buffer(name, buffer)
+        op.train(other.training)
+        return op
+
     def replaced(self, **changes: Any) -> Self:
         """The same weights under a changed spec (the weights are shared, not copied)."""
-        op = type(self)(dataclasses.replace(self.spec, **changes))
-        for name, parameter in self.named_parameters(recurse=False):
-            op.register_parameter(name, parameter)
-        for name, buffer in self.named_buffers(recurse=False):
-            op.register_buffer(name, buffer)
-        op.train(self.training)
-        return op
+        return type(self).with_weights_of(self, dataclasses.replace(self.spec, **changes))
 
     def extra_repr(self) -> str:
         return str(self.spec)
