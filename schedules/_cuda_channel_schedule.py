@@ -13,10 +13,9 @@ from laudc.schedules._cuda_problem import Problem, matrix_of, meaningless, probl
 from laudc.schedules._cuda_tensor_schedule import (
     ENOUGH_WARPS,
     FEW_STEPS,
-    FIRST_HOPPER_ARCH,
     TensorCoreSchedule,
 )
-from laudc.schedules._cuda_tiles import WIDEST, Candidate, TensorTile, arch_number, ranked
+from laudc.schedules._cuda_tiles import FIRST_HOPPER_ARCH, WIDEST, Candidate, TensorTile, arch_number, ranked
 from laudc.schedules._demand import Active, Demand
 from laudc.schedules.base import Choice, Lowered, Schedule, Work
 
@@ -88,7 +87,7 @@ class ChannelSchedule(Schedule):
 
     def pack(self, work: Work, choice: Choice, weights: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
         """One row a column of the result."""
-        packed = matrix_of(work.spec, weights["weight"]).half().contiguous()
+        packed = matrix_of(work.spec, weights).half().contiguous()
         return (packed, weights["bias"].float().contiguous()) if "bias" in weights else (packed,)
 
 
