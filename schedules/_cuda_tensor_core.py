@@ -67,9 +67,7 @@ def tensor_core_module(p: Problem, tile: TensorTile) -> IRModule:
     assert min(ahead, tall, share.lines) >= 1, tile
     assert wide % 16 == 0, tile
 
-    # Narrow windows overlap: what one copies is still near when the next one does.
-    copy_x = "cp.async.ca.shared.global" if p.narrow else "cp.async.cg.shared.global"
-    copy_w = "cp.async.cg.shared.global.L2::128B"
+    copy_x, copy_w = "cp.async.cg.shared.global", "cp.async.cg.shared.global.L2::128B"
     wgmma = f"wgmma.mma_async.sync.aligned.m64n{bn + tile.extra}k16.f32.f16.f16"
     mma = "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32"
     ldmatrix_half = "ldmatrix.sync.aligned.m8n8.x2.shared.b16"
