@@ -92,7 +92,10 @@ def test_where_first_blocks_may_be_skipped_their_sums_are_taken_from_the_map() -
             assert node.args[1].name == "masks"
 
 
-@pytest.mark.parametrize(("dtype", "target"), [("float32", "h200"), ("float16", "jetson-tx2"), ("float32", "cpu")])
+@pytest.mark.parametrize(
+    ("dtype", "target"),
+    [("float32", "h200"), ("bfloat16", "h200"), ("float16", "jetson-tx2"), ("float32", "cpu")],
+)
 def test_without_kernels_for_it_lists_and_maskers_stay(dtype: str, target: str) -> None:
     after = lowered(network(keep_first=True, dtype=dtype), target=target)
     names = {op.spec.name for _, op in after.ops()}
