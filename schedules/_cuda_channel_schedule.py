@@ -14,11 +14,10 @@ from laudc.schedules._cuda_problem import Problem, matrix_of, meaningless, probl
 from laudc.schedules._cuda_tensor_schedule import (
     ENOUGH_WARPS,
     FEW_STEPS,
-    FIRST_HOPPER_ARCH,
     TensorCoreSchedule,
     refuse_type,
 )
-from laudc.schedules._cuda_tiles import WIDEST, Candidate, TensorTile, arch_number, ranked
+from laudc.schedules._cuda_tiles import FIRST_HOPPER_ARCH, WIDEST, Candidate, TensorTile, arch_number, ranked
 from laudc.schedules._demand import Active, Demand
 from laudc.schedules.base import Choice, Lowered, Schedule, Work
 
@@ -90,7 +89,7 @@ class ChannelSchedule(Schedule):
 
     def pack(self, work: Work, choice: Choice, weights: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
         """One row a column of the result."""
-        packed = matrix_of(work.spec, weights["weight"]).to(getattr(torch, work.dtype)).contiguous()
+        packed = matrix_of(work.spec, weights).to(getattr(torch, work.dtype)).contiguous()
         return (packed, weights["bias"].float().contiguous()) if "bias" in weights else (packed,)
 
 

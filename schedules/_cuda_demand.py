@@ -169,9 +169,10 @@ def _unique(p: Problem, rows: float, channels: float, columns: float) -> Demand:
         spread = p.stride[0] * p.stride[1] if p.taps > 1 else 1
         pixels = min(rows * spread, p.batch * p.height * p.width)
     return Demand(
-        read_bytes=size * (pixels * channels * p.groups + (rows * columns if p.residual != "none" else 0)),
+        read_bytes=size
+        * (pixels * channels * p.groups + (rows * columns if p.residual != "none" else 0) + rows * p.shortcut),
         written_bytes=size * rows * columns + 4 * rows * p.masker + 8 * rows / p.pixels * p.columns * p.sums,
-        weight_bytes=size * p.taps * channels * (columns + p.masker) if rows else 0,
+        weight_bytes=size * (p.taps * channels + p.shortcut) * (columns + p.masker) if rows else 0,
     )
 
 

@@ -11,8 +11,10 @@ The batch alone stays symbolic: it is read from the first argument.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from laudc.ops._pointwise import POINTWISE
@@ -57,6 +59,10 @@ class Problem:
     gathered: bool
     compact: bool
     residual: str
+    shortcut: int
+    """Channels of a second map, whose 1x1 convolution is added; 0 without one."""
+    shortcut_dims: tuple[int, int]
+    shortcut_stride: tuple[int, int]
     channels_in: int
     channels_out: int
     decisions: int
@@ -92,7 +98,7 @@ class Problem:
     @property
     def depth(self) -> int:
         """Products in one sum."""
-        return self.taps * self.group_channels
+        return self.taps * self.group_channels + self.shortcut
 
     @property
     def weight_rows(self) -> int:
@@ -145,6 +151,9 @@ def _linear(work: Work, spec: LinearSpec) -> Problem:
         gathered=False,
         compact=False,
         residual="none",
+        shortcut=0,
+        shortcut_dims=(0, 0),
+        shortcut_stride=(1, 1),
         channels_in=0,
         channels_out=0,
         decisions=0,
@@ -188,6 +197,9 @@ def _conv2d(work: Work, spec: Conv2dSpec) -> Problem:
         gathered=gathered,
         compact=spec.compact,
         residual=spec.residual,
+        shortcut=spec.shortcut,
+        shortcut_dims=_size_of(work, spec, "shortcut") if spec.shortcut else (0, 0),
+        shortcut_stride=spec.shortcut_stride,
         channels_in=spec.channels_in,
         channels_out=spec.channels_out,
         decisions=decisions,
@@ -196,6 +208,11 @@ def _conv2d(work: Work, spec: Conv2dSpec) -> Problem:
         prologue=spec.prologue,
         gain=spec.gain,
     )
+
+
+def _size_of(work: Work, spec: Conv2dSpec, operand: str) -> tuple[int, int]:
+    height, width = work.operands[spec.operands.index(operand)].shape[2:]
+    return (height, width)
 
 
 def meaningless(work: Work) -> str | None:
@@ -226,6 +243,8 @@ def _contradiction(spec: Conv2dSpec) -> str | None:
         return "a residual is updated in place at listed rows of a map only"
     if spec.residual == "dense" and spec.rows:
         return "a residual that is added everywhere does not go with a row list"
+    if spec.shortcut and (spec.rows or channel_lists or spec.residual != "none" or spec.masker or spec.gain):
+        return "a shortcut's convolution is added to a plain convolution only"
     if spec.groups > 1 and channel_lists and not _whole_groups(spec):
         return "channel lists of a grouped convolution must name whole groups, the same on both sides"
     return refuse_prologue(spec)
@@ -240,8 +259,11 @@ def _whole_groups(spec: Conv2dSpec) -> bool:
     return wide_in == wide_out and rest_in == rest_out == 0
 
 
-def matrix_of(spec: Spec, weight: Tensor) -> Tensor:
-    """The weights as [columns, taps * channels of a group]: row n is what makes column n, in the order of its taps."""
+def matrix_of(spec: Spec, weights: Mapping[str, Tensor]) -> Tensor:
+    """The weights as [columns, depth]: row n is what makes column n, tap by tap the channels of a group, then those of
+    the shortcut."""
+    weight = weights["weight"]
     if isinstance(spec, LinearSpec):
         return weight
-    return weight.permute(0, 2, 3, 1).flatten(1)
+    matrix = weight.permute(0, 2, 3, 1).flatten(1)
+    return torch.cat([matrix, weights["shortcut_weight"].flatten(1)], 1) if "shortcut_weight" in weights else matrix

@@ -82,6 +82,16 @@ def window_start(p: Problem, position: Number, row: Number) -> Number:
     return (sample * p.height + window_top(p, row)) * p.width + window_left(p, row)
 
 
+def shortcut_start(p: Problem, row: Number) -> Number:
+    """The pixel of the shortcut's map that belongs to a row, counted over the batch."""
+    if p.shortcut_stride == (1, 1):
+        return row
+    sample, place = T.truncdiv(row, p.pixels), T.truncmod(row, p.pixels)
+    height, width = p.shortcut_dims
+    down, right = p.shortcut_stride
+    return (sample * height + T.truncdiv(place, p.out_width) * down) * width + T.truncmod(place, p.out_width) * right
+
+
 def own_chunk(p: Problem, chunk: Number) -> Number:
     """How far from its window's beginning a thread copies, in pieces of 8 channels. A narrow window's step is several
     of its rows, one below the other."""
@@ -123,11 +133,12 @@ def real_column(p: Problem, channels: tirx.Buffer, sample: Number, column: Numbe
 
 
 def tap_bits(p: Problem, row: Number, there: tirx.Expr) -> Number:
-    """One bit a tap, set where it lies in the image; none for a row that is not there. At most 32 taps."""
+    """One bit a tap, set where it lies in the image; none for a row that is not there. At most 32 taps: with a shortcut
+    31, and the last bit is its."""
     if not p.padded:
         return T.if_then_else(there, -1, 0)
     top, left = window_top(p, row), window_left(p, row)
-    bits: Number = 0
+    bits: Number = T.if_then_else(there, -(1 << 31), 0) if p.shortcut else 0
     for tap in range(p.taps):
         down, right = tap // p.kernel[1] * p.dilation[0], tap % p.kernel[1] * p.dilation[1]
         high, wide = top + down, left + right

@@ -29,6 +29,7 @@ from laudc.schedules._cuda_rows import (
     row_at,
     row_count,
     row_tiles,
+    shortcut_start,
     step_shift,
     tap_bits,
     window_start,
@@ -52,6 +53,7 @@ def tensor_core_module(p: Problem, tile: TensorTile) -> IRModule:
     chunks = p.channels // 8
     depth_chunks = p.depth // 8
     steps = p.depth // STEP
+    map_steps, two_maps = steps - p.shortcut // STEP, p.shortcut > 0
     blocks_a_tap = steps if p.narrow else p.channels // STEP
     split, own_steps = tile.split, -(-steps // tile.split)
     ahead = own_steps if stages >= own_steps else stages - 1 - lag
@@ -66,7 +68,9 @@ def tensor_core_module(p: Problem, tile: TensorTile) -> IRModule:
     assert min(ahead, tall, share.lines) >= 1, tile
     assert wide % 16 == 0, tile
 
-    copy_x, copy_w = "cp.async.cg.shared.global", "cp.async.cg.shared.global.L2::128B"
+    # Narrow windows overlap: what one copies is still near when the next one does.
+    copy_x = "cp.async.ca.shared.global" if p.narrow else "cp.async.cg.shared.global"
+    copy_w = "cp.async.cg.shared.global.L2::128B"
     wgmma = f"wgmma.mma_async.sync.aligned.m64n{bn + tile.extra}k16.f32.{half}.{half}"
     mma = f"mma.sync.aligned.m16n8k16.row.col.f32.{half}.{half}.f32"
     ldmatrix_half = "ldmatrix.sync.aligned.m8n8.x2.shared.b16"
@@ -91,6 +95,7 @@ def tensor_core_module(p: Problem, tile: TensorTile) -> IRModule:
         x: args.x,
         rows: args.rows,
         gain: args.gain,
+        shortcut: args.shortcut,
         residual: args.residual,
         weight: args.weight,
         bias: args.bias,
@@ -110,6 +115,9 @@ def tensor_core_module(p: Problem, tile: TensorTile) -> IRModule:
         batch: T.let = args.batch
         x_flat = flat(x, batch * p.height * p.width * p.channels)
         weight_flat = flat(weight)
+        if two_maps:
+            shortcut_flat = flat(shortcut, batch * p.shortcut_dims[0] * p.shortcut_dims[1] * p.shortcut)
+            second = T.alloc_local((x_loads,), "int32")
         added_flat = flat(residual if p.residual == "dense" else out)
         out_flat = flat(out)
         if p.sums:
@@ -170,6 +178,9 @@ def tensor_core_module(p: Problem, tile: TensorTile) -> IRModule:
             for i in T.unroll(x_loads):
                 start[i] = start_shared[load_row + i * pass_rows] * chunks + own_chunk(p, load_chunk)
                 taps[i] = taps_shared[load_row + i * pass_rows]
+                if two_maps:
+                    own_pixel: T.let = shortcut_start(p, place_shared[load_row + i * pass_rows])
+                    second[i] = own_pixel * (p.shortcut // 8) + load_chunk
             w_start: T.let = (column_tile * bn + load_row) * depth_chunks + load_chunk
             lane: T.let = mod(thread, 32)
             # One shuffle tells the compiler that all lanes agree, so that descriptors live in uniform registers.
@@ -201,16 +212,30 @@ def tensor_core_module(p: Problem, tile: TensorTile) -> IRModule:
                     )
 
             @T.inline
+            def copy_rows(source, begin, shift, bit):
+                for i in T.unroll(x_loads):
+                    T.ptx[copy_x](
+                        x_shared.ptr_to([load_stage[0] * x_stage + slot + i * pass_rows * STEP]),
+                        source.ptr_to([(begin[i] + shift) * 8]),
+                        16,
+                        T.Cast("uint32", T.bitwise_and(T.shift_right(taps[i], bit), 1) * 16),
+                    )
+
+            @T.inline
+            def copy_own():
+                shift: T.let = step_shift(p, load_step[0], load_tap[0], load_block[0])
+                copy_rows(x_flat, start, shift, load_tap[0])
+
+            @T.inline
             def load_x():
                 if load_step[0] < end_step:
-                    shift: T.let = step_shift(p, load_step[0], load_tap[0], load_block[0])
-                    for i in T.unroll(x_loads):
-                        T.ptx[copy_x](
-                            x_shared.ptr_to([load_stage[0] * x_stage + slot + i * pass_rows * STEP]),
-                            x_flat.ptr_to([(start[i] + shift) * 8]),
-                            16,
-                            T.Cast("uint32", T.bitwise_and(T.shift_right(taps[i], load_tap[0]), 1) * 16),
-                        )
+                    if two_maps:
+                        if load_step[0] < map_steps:
+                            copy_own()
+                        else:
+                            copy_rows(shortcut_flat, second, (load_step[0] - map_steps) * 8, 31)
+                    else:
+                        copy_own()
                     load_stage[0] = T.if_then_else(load_stage[0] == stages - 1, 0, load_stage[0] + 1)
                     load_step[0] = load_step[0] + 1
                     load_block[0] = load_block[0] + 1

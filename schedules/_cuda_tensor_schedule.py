@@ -13,7 +13,17 @@ from torch import Tensor
 
 from laudc.schedules._cuda_demand import tensor_core_demand
 from laudc.schedules._cuda_problem import Problem, matrix_of, meaningless, problem_of
-from laudc.schedules._cuda_tiles import HALVES, ROWS_A_LINE, STEP, WIDEST, Candidate, TensorTile, arch_number, ranked
+from laudc.schedules._cuda_tiles import (
+    FIRST_HOPPER_ARCH,
+    HALVES,
+    ROWS_A_LINE,
+    STEP,
+    WIDEST,
+    Candidate,
+    TensorTile,
+    arch_number,
+    ranked,
+)
 from laudc.schedules._demand import Active, Demand
 from laudc.schedules._prologue import pack_prologue
 from laudc.schedules.base import Choice, Lowered, Schedule, Work
@@ -23,8 +33,6 @@ if TYPE_CHECKING:
 
 MAX_TAPS = 32
 """A row's taps are the bits of one word."""
-
-FIRST_HOPPER_ARCH = 90
 
 ENOUGH_WARPS = 8
 
@@ -90,7 +98,7 @@ class TensorCoreSchedule(Schedule):
     def pack(self, work: Work, choice: Choice, weights: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
         """One row a column of the result, padded with zeros to whole tiles; then the masker's, padded to 8."""
         p = problem_of(work)
-        matrix = matrix_of(work.spec, weights["weight"]).to(getattr(torch, p.dtype))
+        matrix = matrix_of(work.spec, weights).to(getattr(torch, p.dtype))
         blocks = [(matrix[: p.columns], choice["bn"])]
         if p.masker:
             blocks.append((matrix[p.columns :], extra_columns(p)))
@@ -130,14 +138,18 @@ def _refuse_problem(p: Problem) -> str | None:
     if p.narrow:
         if STEP // 8 % p.kernel[1] or p.depth % STEP or p.prologue is not None:
             return f"a narrow window takes whole rows a step of {STEP} numbers, and no prologue, not {p.kernel}"
-    elif p.channels % STEP:
-        return f"tensor-core tiles take {STEP} channels at a time, and {p.channels} is no multiple"
+    elif p.channels % STEP or p.shortcut % STEP:
+        odd = p.channels if p.channels % STEP else p.shortcut
+        return f"tensor-core tiles take {STEP} channels at a time, and {odd} is no multiple"
     if p.columns % 8:
         return f"results are stored 8 columns at a time, and {p.columns} is no multiple"
     if p.sums and p.pixels < ROWS_A_LINE:
         return f"channel sums are of maps of {ROWS_A_LINE} pixels at least, not {p.pixels}"
-    if p.taps > MAX_TAPS:
-        return f"tensor-core tiles take {MAX_TAPS} taps at most, not {p.taps}"
+    most = MAX_TAPS - 1 if p.shortcut else MAX_TAPS
+    if p.taps > most:
+        return f"tensor-core tiles take {most} taps at most, not {p.taps}"
+    if p.shortcut and (p.narrow or p.prologue is not None):
+        return "a shortcut's convolution goes with no narrow window, and no prologue"
     return None
 
 

@@ -180,6 +180,10 @@ def _warps_at_once(tile: Tile, target: Target) -> int:
     return target.shared_memory_per_sm_kib * 1024 // (tile.shared_bytes + 1024) * (tile.threads // 32)
 
 
+FIRST_HOPPER_ARCH = 90
+"""From here on a kernel's blocks may be placed before the kernel ahead is done, and there is stmatrix."""
+
+
 def arch_number(target: Target) -> int:
     """62 of "sm_62", 90 of "sm_90a"."""
     return int(target.arch.removeprefix("sm_").rstrip("af"))

@@ -28,6 +28,7 @@ class Arguments:
     rows: tirx.Buffer
     channels: tirx.Buffer
     gain: tirx.Buffer
+    shortcut: tirx.Buffer
     residual: tirx.Buffer
     weight: tirx.Buffer
     bias: tirx.Buffer
@@ -50,6 +51,7 @@ def arguments_of(p: Problem, weight_shape: tuple[int, int], bias_size: int) -> A
         rows=T.Buffer((batch, 1, 1), "float32") if p.samples else T.Buffer((batch * (p.pixels + 1) + 1,), "int32"),
         channels=T.Buffer((batch, p.decisions + 1), "int32"),
         gain=T.Buffer((batch, p.out_height, p.out_width, 1), "float32"),
+        shortcut=T.Buffer((batch, *p.shortcut_dims, p.shortcut), p.dtype, align=16),
         residual=T.Buffer(out_shape, p.dtype, align=16),
         weight=T.Buffer(weight_shape, p.dtype, align=16),
         bias=T.Buffer((bias_size,), "float32"),
@@ -72,6 +74,7 @@ def argument_names(p: Problem) -> list[str]:
         "rows": p.rows,
         "channels": p.per_sample,
         "gain": p.gain,
+        "shortcut": p.shortcut > 0,
         "residual": p.residual == "dense",
         "weight": True,
         "bias": p.bias,

@@ -50,13 +50,17 @@ def decisions_of(kernel: Kernel, work: Work, given: Memory) -> Decisions:
 
 
 def decide(decisions: Decisions, at: tuple[Any, ...], logit: Any) -> None:
-    """As it is given, else on from zero upwards."""
+    """Write the logit and what it decides."""
+    decisions.logits[at] = logit
+    decisions.mask[at] = decided(decisions.given[at], logit)
+
+
+def decided(given: Any, logit: Any) -> Any:
+    """As it is given, else on from zero upwards; float32."""
     from tvm import tirx
 
     zero, one = tirx.const(0, "float32"), tirx.const(1, "float32")
-    given = decisions.given[at]
-    decisions.logits[at] = logit
-    decisions.mask[at] = tirx.Select(given >= zero, given, tirx.Select(logit >= zero, one, zero))
+    return tirx.Select(given >= zero, given, tirx.Select(logit >= zero, one, zero))
 
 
 @contextmanager

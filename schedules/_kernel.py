@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, Self
 
+from laudc.schedules._cuda_tiles import FIRST_HOPPER_ARCH, arch_number
 from laudc.schedules.base import Lowered
 from laudc.types import TensorType
 
@@ -113,6 +114,22 @@ class Kernel:
         from tvm.script.ir_builder import tirx as T
 
         T.evaluate(T.tvm_storage_sync("shared"))
+
+    def let_next_begin(self) -> None:
+        """The next kernel may be placed, where launches overlap; `wait_for_ahead` has to follow."""
+        self._overlap("launch_dependents")
+
+    def wait_for_ahead(self) -> None:
+        """What other kernels made is there from here on; before it only weights may be read. A kernel that leaves both
+        out begins with them."""
+        self._overlap("wait")
+
+    def _overlap(self, word: str) -> None:
+        from tvm.script import tirx
+        from tvm.script.ir_builder import tirx as T
+
+        if self.on_gpu and arch_number(self.target) >= FIRST_HOPPER_ARCH:
+            T.evaluate(getattr(tirx.ptx.griddepcontrol, word)())
 
     @contextmanager
     def when(self, *conditions: Expr) -> Iterator[None]:

@@ -1,14 +1,12 @@
 """Sums over many numbers, in an order that keeps the rounding small: lanes apart, then the lanes together.
 
-    cpu     SIMD lanes add up every 16th number, then the lanes are added
-    cuda    the threads of a team add up every T-th vector, then the team adds in a tree through shared memory
-
-No shuffles: every architecture has shared memory and barriers.
+cpu     SIMD lanes add up every 16th number, then the lanes are added
+cuda    the threads of a team add up every T-th vector, then each warp adds by shuffles, and the warps are added
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from laudc.schedules._kernel import Kernel, Memory
@@ -18,6 +16,8 @@ if TYPE_CHECKING:
 
 TEAMS = 256
 """Threads of most blocks, whatever the size of their teams."""
+
+_WARP = 32
 
 Term = Callable[[Any], Any]
 """The float32 number to be added at a place."""
@@ -47,7 +47,7 @@ def add_share(kernel: Kernel, sums: Memory, vector: int, steps: Any, term: Term,
             sums[lane] = sums[lane] + term(step * vector + lane)
 
 
-def over_lanes(sums: Memory, vector: int) -> Expr:
+def over_lanes(sums: Memory | Sequence[Expr], vector: int) -> Expr:
     """The lanes of a vector added up."""
     parts = [sums[lane] for lane in range(vector)]
     while len(parts) > 1:
@@ -56,18 +56,27 @@ def over_lanes(sums: Memory, vector: int) -> Expr:
     return parts[0]
 
 
-def over_team(kernel: Kernel, mine: Expr, *, thread: Any, which: Any, team: int, threads: int = TEAMS) -> Expr:
-    """The sum over a team of threads (a power of two), known to all of it. Every thread of the block must come here."""
+def over_team(kernel: Kernel, mine: Expr, *, thread: Any, which: Any, team: int) -> Expr:
+    """The sum over a team of threads (a power of two, at least 32), known to all of it. Every thread of the block must
+    come here; teams of more than a warp only once."""
+    total = kernel.local("total", 1)
+    total[0] = mine
+    for apart in (16, 8, 4, 2, 1):
+        total[0] = total[0] + _from_lane(total[0], apart)
+    warps = team // _WARP
+    if warps == 1:
+        return total[0]
+    sums = kernel.shared("team_sums", TEAMS // _WARP)
+    with kernel.when(thread % _WARP == 0):
+        sums[which * warps + thread // _WARP] = total[0]
+    kernel.barrier()
+    total[0] = over_lanes([sums[which * warps + warp] for warp in range(warps)], warps)
+    return total[0]
+
+
+def _from_lane(value: Expr, apart: int) -> Expr:
+    """The value of the thread of the warp whose number differs in that bit."""
     from tvm import tirx
 
-    sums = kernel.shared("team_sums", threads)
-    at = which * team + thread
-    sums[at] = mine
-    kernel.barrier()
-    reach = team // 2
-    while reach:
-        with kernel.when(thread < reach):
-            sums[at] = sums[at] + sums[at + reach]
-        kernel.barrier()
-        reach //= 2
-    return tirx.const(0, "float32") + sums[which * team]
+    every = tirx.const(0xFFFFFFFF, "uint32")
+    return tirx.call_pure_extern("float32", "__shfl_xor_sync", every, value, tirx.const(apart, "int32"))

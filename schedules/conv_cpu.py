@@ -103,6 +103,8 @@ def _refuse_conv(spec: Conv2dSpec) -> str | None:
         return f"it does not know the function {spec.activation!r}"
     if spec.samples or spec.sums:
         return "it reads lists of rows, not decisions on samples, and leaves no sums"
+    if spec.shortcut:
+        return "it reads one map"
     if spec.rows and spec.residual == "dense":
         return "it adds a residual to listed rows in place only"
     if spec.residual == "in_place" and not spec.rows:

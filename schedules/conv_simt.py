@@ -61,6 +61,8 @@ class ConvSimt(Schedule):
             return f"bfloat16 data needs sm_{FIRST_BFLOAT_ARCH} or later, not {target.arch}"
         if getattr(work.spec, "samples", False) or getattr(work.spec, "sums", False):
             return "decisions on whole samples are read, and channel sums are left, by tensor-core tiles only"
+        if getattr(work.spec, "shortcut", 0):
+            return "a shortcut's convolution is added by tensor-core tiles only"
         return meaningless(work)
 
     def choices(self, work: Work, target: Target) -> tuple[Choice, ...]:
@@ -85,7 +87,7 @@ class ConvSimt(Schedule):
         return Lowered(module=module, pipeline="tirx")
 
     def pack(self, work: Work, choice: Choice, weights: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
-        matrix = matrix_of(work.spec, weights["weight"])
+        matrix = matrix_of(work.spec, weights)
         matrix = matrix.T if _is_thin(problem_of(work)) else matrix
         packed = matrix.to(getattr(torch, work.dtype)).contiguous()
         bias = (weights["bias"].float().contiguous(),) if "bias" in weights else ()

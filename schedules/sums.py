@@ -6,17 +6,18 @@ sums_masker     a block a sample: the logit, the decision, and what stays of the
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from laudc.ops._sums import UNITS
 from laudc.ops.sums_masker import SumsMaskerSpec
 from laudc.ops.zero_sums import ZeroSumsSpec
 from laudc.schedules._cuda_tiles import arch_number
-from laudc.schedules._decision import decide, decisions_of, given_to
+from laudc.schedules._decision import decided, given_to
 from laudc.schedules._demand import Active, Demand
 from laudc.schedules._kernel import Kernel
-from laudc.schedules._reduce import add_share, over_lanes, over_team, zeros
+from laudc.schedules._reduce import over_lanes, over_team, zeros
 from laudc.schedules._small_demand import swept
 from laudc.schedules._spread import lanes, spread
 from laudc.schedules.base import Choice, Lowered, Schedule, Work
@@ -118,28 +119,35 @@ def _decide(kernel: Kernel, work: Work, spec: SumsMaskerSpec) -> None:
     given = given_to(kernel, work)
     weight = kernel.argument("weight", (spec.channels,), "float32")
     bias = kernel.argument("bias", (1,), "float32")
-    decisions = decisions_of(kernel, work, given)
-    sums = kernel.operand("sums", work.results[2])
+    mask, logits, sums = (
+        kernel.operand(name, type_) for name, type_ in zip(("mask", "logits", "sums"), work.results, strict=True)
+    )
     steps = -(-spec.channels // _TEAM)
     with kernel.thread("blockIdx.x", kernel.batch) as b, kernel.thread("threadIdx.x", _TEAM) as t:
-        mine = zeros(kernel, "mine", 1)
-        add_share(
-            kernel,
-            mine,
-            1,
-            spec.channels,
-            lambda c: sums[b, c].astype("float32") * weight[c],
-            thread=t,
-            team=_TEAM,
-        )
+        mine, made, own = zeros(kernel, "mine", 1), kernel.local("made", 3), kernel.local("own", steps)
+        kernel.let_next_begin()
+        with _turns(kernel, spec.channels, t) as (turn, c):
+            own[turn] = weight[c]
+        made[0] = bias[0]
+        kernel.wait_for_ahead()
+        made[1] = given[b, 0, 0]
+        with _turns(kernel, spec.channels, t) as (turn, c):
+            mine[0] = mine[0] + sums[b, c].astype("float32") * own[turn]
         total = over_team(kernel, over_lanes(mine, 1), thread=t, which=0, team=_TEAM)
-        logit = total * tirx.const(1 / (UNITS * spec.positions), "float32") + bias[0]
+        made[0] = total * tirx.const(1 / (UNITS * spec.positions), "float32") + made[0]
+        made[2] = decided(made[1], made[0])
         with kernel.when(t == 0):
-            decide(decisions, (b, 0, 0), logit)
-        kernel.barrier()
-        on = decisions.mask[b, 0, 0] != tirx.const(0, "float32")
-        with kernel.serial("turn", steps) as turn, kernel.when(on, turn * _TEAM + t < spec.channels):
-            sums[b, turn * _TEAM + t] = tirx.const(0, "int64")
+            logits[b, 0, 0], mask[b, 0, 0] = made[0], made[2]
+        on = made[2] != tirx.const(0, "float32")
+        with kernel.when(on), _turns(kernel, spec.channels, t) as (_, c):
+            sums[b, c] = tirx.const(0, "int64")
+
+
+@contextmanager
+def _turns(kernel: Kernel, count: int, thread: Any) -> Iterator[tuple[Any, Any]]:
+    """Each turn of a team over so many numbers, and the number that is a thread's."""
+    with kernel.unroll("turn", -(-count // _TEAM)) as turn, kernel.when(turn * _TEAM + thread < count):
+        yield turn, turn * _TEAM + thread
 
 
 SCHEDULE = SumsSchedule()

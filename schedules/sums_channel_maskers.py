@@ -116,9 +116,7 @@ def _decide(kernel: Kernel, work: Work, spec: SumsChannelMaskerSpec) -> None:
                     thread=thread,
                     team=_TEAM,
                 )
-            total = over_team(
-                kernel, over_lanes(mine, vector), thread=thread, which=which, team=_TEAM, threads=_THREADS
-            )
+            total = over_team(kernel, over_lanes(mine, vector), thread=thread, which=which, team=_TEAM)
             with kernel.when(thread == 0, unit < spec.hidden):
                 hidden[unit] = pointwise("relu", total + bias1[unit], "cuda")
         kernel.barrier()

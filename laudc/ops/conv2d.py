@@ -9,6 +9,8 @@ gathered      x is no map but the matrix [capacity, kh*kw*C] that `gather` made 
 compact       out is no map but the matrix [capacity, N], row i of it is row i of the list
 residual      "dense": act(residual + conv) everywhere; "in_place": the residual's own buffer becomes the
               result, only the listed rows change
+shortcut      C > 0: act(conv + a 1x1 convolution of a second map of C channels, with strides `shortcut_stride`); the
+              bias is that of both
 channels_in   G > 0: x is compact along its channels: column j of sample b is channel list_b[j // G]*G + j % G
 channels_out  G > 0: out is made compact in the same way; columns past the sample's count are undefined
 prologue      the pointwise function f of pro(x)[c] = f(scale[c] * x[c] + shift[c]), which is what the weights meet of
@@ -59,6 +61,8 @@ class Conv2dSpec(Spec):
     gathered: bool = False
     compact: bool = False
     residual: str = "none"
+    shortcut: int = 0
+    shortcut_stride: tuple[int, int] = (1, 1)
     channels_in: int = 0
     channels_out: int = 0
     sums: bool = False
@@ -75,6 +79,7 @@ class Conv2dSpec(Spec):
             "rows": self.rows,
             "channels": self.channels_in > 0 or self.channels_out > 0,
             "gain": self.gain,
+            "shortcut": self.shortcut > 0,
             "residual": self.residual != "none",
             "sums": self.sums,
         }
@@ -92,6 +97,8 @@ class Conv2dSpec(Spec):
     def weights(self) -> Mapping[str, tuple[int, ...]]:
         columns = self.out_channels + self.masker
         shapes: dict[str, tuple[int, ...]] = {"weight": (columns, self.in_channels // self.groups, *self.kernel)}
+        if self.shortcut:
+            shapes["shortcut_weight"] = (columns, self.shortcut, 1, 1)
         if self.bias:
             shapes["bias"] = (columns,)
         if self.prologue is not None:
@@ -115,6 +122,11 @@ class Conv2dSpec(Spec):
         batch, height, width = self.out_map(operands)
         if min(height, width) < 1:
             raise ValueError(f"nothing of {x} is left after {self}")
+        if self.shortcut:
+            second = operands[self.operands.index("shortcut")]
+            steps = zip(second.shape[2:], self.shortcut_stride, strict=True)
+            if second.shape[:2] != (batch, self.shortcut) or (height, width) != tuple(-(-n // s) for n, s in steps):
+                raise ValueError(f"{self} does not add {second}")
         if self.compact:
             return (TensorType(shape=(batch * height * width, self.out_channels), dtype=x.dtype),)
         out = TensorType(shape=(batch, self.out_channels, height, width), dtype=x.dtype)
@@ -132,13 +144,15 @@ class Conv2dSpec(Spec):
 
     def macs(self, operands: Operands) -> int:
         columns = self.out_channels + self.masker
-        return math.prod(self.out_map(operands)) * columns * (self.in_channels // self.groups) * self.taps
+        products = self.in_channels // self.groups * self.taps + self.shortcut
+        return math.prod(self.out_map(operands)) * columns * products
 
 
 class Conv2d(Op):
     spec_type = Conv2dSpec
     spec: Conv2dSpec
     weight: Tensor
+    shortcut_weight: Tensor
     bias: Tensor
     scale: Tensor
     shift: Tensor
@@ -159,6 +173,8 @@ class Conv2d(Op):
             out = self._dense(x, named.get("channels"))
             if spec.gain:
                 out = out * named["gain"].to(out.dtype)
+            if spec.shortcut:
+                out = out + F.conv2d(named["shortcut"], self.shortcut_weight, stride=spec.shortcut_stride)
             if spec.residual == "dense":
                 out = out + named["residual"]
             out = pointwise(spec.activation, out)

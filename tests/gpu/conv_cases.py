@@ -55,6 +55,9 @@ class Case:
                 return TensorType(shape=(batch, spec.out_channels), dtype="int64")
             case "rows":
                 return TensorType(shape=(batch + 1 + rows,), dtype="int32")
+            case "shortcut":
+                down, right = spec.shortcut_stride
+                return TensorType(shape=(batch, spec.shortcut, height * down - down + 1, width * right), dtype=dtype)
             case "gain":
                 return TensorType(shape=(batch, 1, height, width), dtype="float32")
             case "channels":
@@ -71,6 +74,7 @@ def conv(name: str, *, size: tuple[int, int] = (7, 9), **fields: Any) -> Case:
 THREE = {"kernel": (3, 3), "padding": AROUND}
 LISTED = {"rows": True, "bias": True, "activation": "relu"}
 WHOLE = {**LISTED, "samples": True}
+HALVED = {"shortcut_stride": (2, 2)}
 
 GENERAL = (
     conv("1x1", in_channels=16, out_channels=24, bias=True),
@@ -297,6 +301,9 @@ TENSOR_CORE = (
     conv("2x2 stride 2", in_channels=64, out_channels=64, kernel=(2, 2), stride=(2, 2), size=(9, 9)),
     conv("1x1 residual", in_channels=128, out_channels=200, bias=True, activation="relu", residual="dense"),
     conv("1x1 of 320 residual", in_channels=320, out_channels=64, bias=True, activation="silu", residual="dense"),
+    conv("1x1 shortcut", in_channels=64, out_channels=136, bias=True, activation="relu", shortcut=128),
+    conv("1x1 shortcut stride 2, sums", in_channels=128, out_channels=64, shortcut=192, sums=True, **HALVED),
+    conv("3x3 shortcut stride 2", in_channels=64, out_channels=264, bias=True, shortcut=64, **HALVED, **THREE),
     conv("3x3 rows", in_channels=64, out_channels=72, **LISTED, **THREE),
     conv("3x3 rows stride 2", in_channels=64, out_channels=64, stride=(2, 2), size=(19, 15), **LISTED, **THREE),
     conv("1x1 rows in place", in_channels=64, out_channels=264, residual="in_place", **LISTED),

@@ -149,7 +149,7 @@ def draw(case: Case, *, dtype: str, batch: int, rate: float, seed: int, device: 
     weights = {}
     for name, shape in spec.weights().items():
         values = normal(*shape)
-        weights[name] = (values / math.prod(shape[1:]) ** 0.5).to(kind).float() if name == "weight" else values
+        weights[name] = (values / math.prod(shape[1:]) ** 0.5).to(kind).float() if "weight" in name else values
     if isinstance(spec, LinearSpec):
         return Draw(operands={"x": normal(batch, spec.in_features).to(kind)}, weights=weights)
 
@@ -181,6 +181,8 @@ def draw(case: Case, *, dtype: str, batch: int, rate: float, seed: int, device: 
             x = torch.where(past[:, :, None, None], torch.nan, x).to(kind)
     if spec.gain:
         operands["gain"] = normal(batch, 1, height, width)
+    if spec.shortcut:
+        operands["shortcut"] = normal(*case.work(batch, dtype).operands[1].shape).to(kind)
     if spec.residual != "none":
         operands["residual"] = normal(batch, spec.out_channels, height, width).to(kind)
     if spec.sums:
