@@ -84,8 +84,8 @@ def compile(
     """Kernels for a dynamic network (or a static one) on a target, for one batch and image size.
 
     model: what `transform` returns, any nn.Module, or the path of an uncompiled .laud file. size: (H, W), by default
-    what it was captured with. dtype: "float32" or "float16", by default the target's. without: fusions to leave out.
-    progress: called with (kernels ready, kernels in all).
+    what it was captured with. dtype: "float32", "float16" or "bfloat16", by default the target's. without: fusions to
+    leave out. progress: called with (kernels ready, kernels in all).
 
     Raises InputError, CaptureError, BuildError (no kernel for an operation), ArtifactError (a bad file).
     """

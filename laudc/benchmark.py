@@ -137,7 +137,7 @@ def run_benchmark(models: Mapping[str, CompiledModel], options: Options) -> Benc
     _refuse_different(models)
     first = next(iter(models.values()))
     device = first.target.kind
-    dtype = torch.float16 if first.dtype == "float16" else torch.float32
+    dtype = getattr(torch, first.dtype)
     images = torch.randn(first.shape, generator=torch.Generator().manual_seed(options.seed))
     images = images.to(device, dtype).contiguous(memory_format=torch.channels_last)
     pools = {name: _pools(model, options) for name, model in models.items()}

@@ -141,7 +141,7 @@ class CompiledModel:
     def __call__(self, x: Tensor, masks: Mapping[str, Tensor] | None = None, *, out: Tensor | None = None) -> Tensor:
         """The network's output for x, a fresh tensor of x's data type, or written to `out`.
 
-        x: float32 (or float16 for a float16 network), on the target's device, of `shape`; any strides; it is only
+        x: float32, or what the network computes in, on the target's device, of `shape`; any strides; it is only
         read. `masks`, by masker, replace the decisions of those maskers. InputError for anything else; on a GPU the
         values themselves (NaN in x, numbers other than 0 and 1 in masks) are not looked at, since the host would
         have to wait for them.
@@ -182,8 +182,7 @@ class CompiledModel:
             raise InputError(
                 f"the input is {list(x.shape)}, compiled for {list(self.shape)}", _step_to(self.shape, tuple(x.shape))
             )
-        allowed = (torch.float32, torch.float16) if self.dtype == "float16" else (torch.float32,)
-        if x.dtype not in allowed:
+        if x.dtype not in (torch.float32, getattr(torch, self.dtype)):
             found = str(x.dtype).removeprefix("torch.")
             raise InputError(
                 f"the input is {found}, compiled for {self.dtype}", f"convert it, such as x.to(torch.{self.dtype})"

@@ -31,11 +31,11 @@ from laudc.passes import Pass
 from laudc.plan import Plan
 from laudc.program import Program, in_evaluation, input_type, program_for
 from laudc.rates import stratified_masks
-from laudc.reference import HALF_BAR, expected_results, kernel_bar, kernel_error
+from laudc.reference import BARS, expected_results, kernel_error
 from laudc.static_network import static_program
 
 _NETWORK_BAR = 1e-4
-_MARGIN = {"float32": 1e-3, "float16": 5e-2}
+_MARGIN = {"float32": 1e-3, "float16": 5e-2, "bfloat16": 2e-1}
 """A decision may differ where the logit is nearer to zero than this share of the largest."""
 
 
@@ -150,7 +150,7 @@ def _lowering(
 def _kernels(model: CompiledModel, image: Tensor, masks: Mapping[str, Tensor], rate: float) -> Iterator[Rung]:
     """The worst kernel of every operation, each step on the operands it gets in a real run."""
     worst: dict[str, Rung] = {}
-    bar = kernel_bar(model.dtype)
+    bar = BARS[model.dtype]
 
     def compare(step: Step, operands: tuple[Tensor, ...], results: tuple[Tensor, ...]) -> None:
         expected, given = expected_results(step.op, operands, dtype=model.dtype), masks.get(step.masker)
@@ -170,10 +170,10 @@ def _compiled(model: CompiledModel, program: Program, image: Tensor, masks: Mapp
     model.runner.poison()
     found = _call(model, image, masks)
     error, bar, note = relative_error(found, expected), _NETWORK_BAR, ""
-    if model.dtype == "float16":
-        theirs = _torch_half_error(model, program, image, masks, expected)
-        bar = max(HALF_BAR, 1.5 * theirs)
-        note = f"torch's own float16: {theirs:.1e}"
+    if model.dtype != "float32":
+        theirs = _torchs_error(model, program, image, masks, expected)
+        bar = max(BARS[model.dtype], 1.5 * theirs)
+        note = f"torch's own {model.dtype}: {theirs:.1e}"
     return Rung(name="compiled", where=f"whole network at rate {rate:g}", error=error, bar=bar, note=note)
 
 
@@ -181,16 +181,17 @@ def _call(model: CompiledModel, image: Tensor, masks: Mapping[str, Tensor]) -> T
     return model(image.to(model.target.kind), masks or None).float().cpu()
 
 
-def _torch_half_error(
+def _torchs_error(
     model: CompiledModel, program: Program, image: Tensor, masks: Mapping[str, Tensor], expected: Tensor
 ) -> float:
-    """What torch loses on the same network in float16, on the same device."""
+    """What torch loses on the same network in the same type, on the same device."""
     import copy
 
-    graph = copy.deepcopy(program.graph).to(model.target.kind).half()
+    dtype = getattr(torch, model.dtype)
+    graph = copy.deepcopy(program.graph).to(model.target.kind, dtype)
     device = {key: mask.to(model.target.kind) for key, mask in masks.items()}
-    given = (image.to(model.target.kind).half(), device) if masks else (image.to(model.target.kind).half(),)
-    out = graph(*given)
+    x = image.to(model.target.kind, dtype)
+    out = graph(x, device) if masks else graph(x)
     found = out[0] if isinstance(out, tuple) else out
     return relative_error(found.float().cpu(), expected)
 

@@ -11,18 +11,14 @@ from laudc.compare import relative_error
 from laudc.ops._masker import Masker
 from laudc.ops.base import Op
 
-HALF_BAR = 2e-3
-_BAR = 1e-5
-
-
-def kernel_bar(dtype: str) -> float:
-    """The largest `kernel_error` of a kernel that is right, in a network of that type."""
-    return HALF_BAR if dtype == "float16" else _BAR
+BARS = {"float32": 1e-5, "float16": 2e-3, "bfloat16": 1.6e-2}
+"""The largest `kernel_error` of a kernel that is right, by the network's type. bfloat16 keeps 8 bits of a number where
+float16 keeps 11: it rounds 8 times as coarsely."""
 
 
 def expected_results(op: Op, operands: tuple[Tensor, ...], *, dtype: str) -> tuple[Tensor, ...]:
     """The reference's own, in float32, from operands on the CPU in their logical shapes."""
-    reference = _reference(op, half=dtype == "float16")
+    reference = _reference(op, getattr(torch, dtype))
     made = reference(*(value.float() if value.is_floating_point() else value for value in operands))
     return made if isinstance(made, tuple) else (made,)
 
@@ -47,11 +43,11 @@ def kernel_error(
     return max(_defined_error(op, found, want, operands) for found, want in zip(results, expected, strict=True))
 
 
-def _reference(op: Op, *, half: bool) -> Op:
+def _reference(op: Op, dtype: torch.dtype) -> Op:
     """The op with the weights that the kernels multiply by: rounded, in a half-precision network."""
     plain = op.replaced()
-    if half and not isinstance(op, Masker) and "weight" in op.spec.weights():
-        rounded = getattr(op, "weight").detach().half().float()  # noqa: B009  ops with weights have it
+    if dtype != torch.float32 and not isinstance(op, Masker) and "weight" in op.spec.weights():
+        rounded = getattr(op, "weight").detach().to(dtype).float()  # noqa: B009  ops with weights have it
         plain.register_parameter("weight", torch.nn.Parameter(rounded))
     return plain
 

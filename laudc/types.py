@@ -5,7 +5,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-DTYPE_BYTES = {"float32": 4, "float16": 2, "int32": 4, "int64": 8, "uint8": 1}
+FLOATS = ("float32", "float16", "bfloat16")
+"""What networks compute in; sums are float32 in all of them."""
+
+DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "int32": 4, "int64": 8, "uint8": 1}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

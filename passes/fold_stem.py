@@ -20,7 +20,7 @@ from laudc.program import Program, block_of, insert_op, set_op, type_of
 from laudc.targets import TARGETS, Target
 
 _LONG = 8
-"""Channels of a folded pixel: 16 bytes of float16."""
+"""Channels of a folded pixel: 16 bytes of a half-precision type."""
 _STEP = 64
 """Numbers that a tensor-core kernel reads of a row in one step."""
 
@@ -48,7 +48,7 @@ class FoldStem(Pass):
         plain = spec.operands == ("x",) and spec.prologue is None and not spec.masker and spec.groups == 1
         window = -(-spec.kernel[1] // _columns(spec))
         return (
-            x.dtype == "float16"
+            x.dtype != "float32"
             and plain
             and spec.dilation == (1, 1)
             and spec.in_channels <= _LONG // _columns(spec)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from laudc.schedules._cuda_channel_tile import MOST_PIECES, PADDING_TAP, PIECE, ChannelTile, most_steps
@@ -14,6 +15,7 @@ from laudc.schedules._cuda_tensor_schedule import (
     ENOUGH_WARPS,
     FEW_STEPS,
     TensorCoreSchedule,
+    refuse_type,
 )
 from laudc.schedules._cuda_tiles import FIRST_HOPPER_ARCH, WIDEST, Candidate, TensorTile, arch_number, ranked
 from laudc.schedules._demand import Active, Demand
@@ -87,7 +89,7 @@ class ChannelSchedule(Schedule):
 
     def pack(self, work: Work, choice: Choice, weights: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
         """One row a column of the result."""
-        packed = matrix_of(work.spec, weights).half().contiguous()
+        packed = matrix_of(work.spec, weights).to(getattr(torch, work.dtype)).contiguous()
         return (packed, weights["bias"].float().contiguous()) if "bias" in weights else (packed,)
 
 
@@ -96,8 +98,9 @@ def _refuse_problem(p: Problem) -> str | None:
         return "without channel lists every tile is as deep and as wide as the next"
     if p.samples:
         return "tensor-core tiles with channel lists read lists of rows, not decisions on samples"
-    if p.dtype != "float16":
-        return f"tensor cores take float16 here, not {p.dtype}"
+    wrong_type = refuse_type(p)
+    if wrong_type:
+        return wrong_type
     if p.groups != 1:
         return f"tensor-core tiles take one group, not {p.groups}"
     if p.prologue is not None or p.gain:

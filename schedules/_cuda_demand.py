@@ -29,7 +29,7 @@ def tensor_core_demand(p: Problem, tile: TensorTile, speed: float, active: Activ
     return (
         replace(
             _unique(p, rows, p.group_channels, p.columns),
-            unit="tensor_fp16",
+            unit=_unit(p),
             tasks=row_tiles * column_tiles * tile.split,
             idle_tasks=0 if tile.blocks else (every - row_tiles) * column_tiles * tile.split,
             macs=tile.bm * (tile.bn + tile.extra) * depth,
@@ -63,7 +63,7 @@ def channel_demand(p: Problem, tile: ChannelTile, speed: float, active: Active) 
     return (
         replace(
             _unique(p, rows, channels, columns),
-            unit="tensor_fp16",
+            unit=_unit(p),
             tasks=tasks,
             idle_tasks=max(0, every / walk - tasks),
             macs=walk * tile.bm * multiplied / max(column_tiles, 1) * depth,
@@ -131,6 +131,10 @@ def direct_demand(p: Problem, tall: int, vector: int, threads: int, active: Acti
             registers=2 * tall * vector + _OTHER_REGISTERS,
         ),
     )
+
+
+def _unit(p: Problem) -> str:
+    return "tensor_bf16" if p.dtype == "bfloat16" else "tensor_fp16"
 
 
 def _rows(p: Problem, active: Active) -> float:

@@ -20,7 +20,7 @@ from laudc.schedules._cuda_tiles import TensorTile
 
 SHARERS = 8
 LINE = 64
-"""float16 numbers in 128 bytes."""
+"""Numbers of 16 bits in 128 bytes."""
 
 _PREFETCH = """
 __device__ __forceinline__ void prefetch_line(const void* at) {

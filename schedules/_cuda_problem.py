@@ -23,6 +23,7 @@ from laudc.ops.conv2d import Conv2dSpec
 from laudc.ops.linear import LinearSpec
 from laudc.schedules._prologue import refuse_prologue
 from laudc.schedules.base import Work
+from laudc.types import FLOATS
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -216,8 +217,8 @@ def _size_of(work: Work, spec: Conv2dSpec, operand: str) -> tuple[int, int]:
 
 def meaningless(work: Work) -> str | None:
     """Why no CUDA kernel can do this: an unknown type, or fields of the spec that contradict each other."""
-    if work.dtype not in ("float32", "float16"):
-        return f"CUDA kernels compute in float32 and float16, not in {work.dtype}"
+    if work.dtype not in FLOATS:
+        return f"CUDA kernels compute in {', '.join(FLOATS)}, not in {work.dtype}"
     spec = work.spec
     if not isinstance(spec, Conv2dSpec | LinearSpec):
         return f"this is for conv2d and linear, not for {spec.name}"

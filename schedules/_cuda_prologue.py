@@ -27,7 +27,7 @@ def wait_and_apply(p: Problem, loads: int, apart: int, pending: int) -> Callable
     def wait(shared, first, taps, tap, prologue, block, chunk):
         scale = T.alloc_local((8,), "float32")
         shift = T.alloc_local((8,), "float32")
-        piece = T.alloc_local((8,), "float16")
+        piece = T.alloc_local((8,), p.dtype)
         # Read before the wait, which covers them.
         for h in T.unroll(2):
             for e in T.vectorized(4):
@@ -42,7 +42,7 @@ def wait_and_apply(p: Problem, loads: int, apart: int, pending: int) -> Callable
                     piece[e] = shared[at * 8 + e]
                 for e in T.unroll(8):
                     made: T.let = through_prologue(p, T.Cast("float32", piece[e]), scale[e], shift[e])
-                    piece[e] = T.Cast("float16", made)
+                    piece[e] = T.Cast(p.dtype, made)
                 for e in T.vectorized(8):
                     shared[at * 8 + e] = piece[e]
 

@@ -32,11 +32,12 @@ from laudc.schedules._cuda_rows import (
 from laudc.schedules._cuda_tiles import SimtTile
 from laudc.schedules._cuda_tir import all_of, arguments_of, flat, module_of, through_prologue
 from laudc.schedules._pointwise import pointwise
+from laudc.types import DTYPE_BYTES
 
 
 def vector_of(p: Problem, tile: SimtTile) -> int:
     """Elements a load takes at once: 16 bytes where the channels, the lists and the tile allow it."""
-    width = 16 if p.dtype == "float16" else 8
+    width = 32 // DTYPE_BYTES[p.dtype]
     while True:
         width //= 2
         fits = p.group_channels % width == 0 and p.channels_in % width == 0

@@ -1,7 +1,7 @@
 # mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators
 # mypy: disable-error-code="name-defined"
 # The functions below are TVMScript: TVM reads their text, Python never runs them. Annotations of arguments are buffers.
-"""The implicit GEMM on tensor cores where every sample has its own channels: float16 in, float32 sums.
+"""The implicit GEMM on tensor cores where every sample has its own channels: 16-bit numbers in, float32 sums.
 
     the sample's list --> per 8 numbers of depth: how far x is, where w is     --cp.async--> shared --> wgmma
                           per column: the row of w, the bias                                        --> ldmatrix + mma
@@ -22,7 +22,7 @@ from laudc.schedules._cuda_problem import Problem
 from laudc.schedules._cuda_rows import row_at, row_span, row_tiles, tap_bits, window_start
 from laudc.schedules._cuda_sums import add_lines
 from laudc.schedules._cuda_tensor_finish import read_added, round_off, store_columns
-from laudc.schedules._cuda_tiles import STEP
+from laudc.schedules._cuda_tiles import HALVES, STEP
 from laudc.schedules._cuda_tir import arguments_of, flat, module_of, run_of
 from laudc.schedules._cuda_warps import WarpShare
 
@@ -32,6 +32,7 @@ _UNIFORM = "__device__ __forceinline__ int warp_uniform(int v) { return __shfl_s
 def channel_module(p: Problem, tile: ChannelTile) -> IRModule:
     """The kernel of a problem with one tile."""
     core, bm, bn, stages, lag, threads = tile.core, tile.bm, tile.bn, tile.stages, tile.lag, tile.threads
+    dtype, half = p.dtype, HALVES[p.dtype]
     pass_rows = threads // 8
     x_loads, w_loads = bm // pass_rows, bn // pass_rows
     x_stage, w_stage, out_pitch = bm * STEP, bn * STEP, tile.tensor.out_pitch
@@ -52,13 +53,13 @@ def channel_module(p: Problem, tile: ChannelTile) -> IRModule:
     assert wide % 16 == 0, tile
 
     copy_x, copy_w = "cp.async.cg.shared.global", "cp.async.cg.shared.global.L2::128B"
-    mma = "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32"
+    mma = f"mma.sync.aligned.m16n8k16.row.col.f32.{half}.{half}.f32"
     ldmatrix = "ldmatrix.sync.aligned.m8n8.x4.shared.b16"
     div, mod, xor = T.truncdiv, T.truncmod, T.bitwise_xor
     widths = tile.widths
 
     def wgmma(width):
-        return f"wgmma.mma_async.sync.aligned.m64n{width}k16.f32.f16.f16"
+        return f"wgmma.mma_async.sync.aligned.m64n{width}k16.f32.{half}.{half}"
 
     def x_at(step, stage):
         return step[0] if walks else stage[0]
@@ -95,10 +96,10 @@ def channel_module(p: Problem, tile: ChannelTile) -> IRModule:
             summed = T.alloc_local((1,), "int32")
             column_sum = T.alloc_local((1,), "float32")
         pool = T.SMEMPool()
-        x_shared = pool.alloc((x_stages * x_stage,), "float16", align=1024)
-        w_shared = pool.alloc((stages * w_stage,), "float16", align=1024)
+        x_shared = pool.alloc((x_stages * x_stage,), dtype, align=1024)
+        w_shared = pool.alloc((stages * w_stage,), dtype, align=1024)
         if walks:
-            out_shared = pool.alloc((bm * out_pitch,), "float16", align=1024)
+            out_shared = pool.alloc((bm * out_pitch,), dtype, align=1024)
             lines_shared = pool.alloc((max(1, tile.tensor.line_words),), "float32", align=16)
         elif stages * (x_stage + w_stage) * 2 < tile.tensor.finished_bytes:
             pool.move_base_to(tile.tensor.finished_bytes)
@@ -111,7 +112,7 @@ def channel_module(p: Problem, tile: ChannelTile) -> IRModule:
         list_shared = pool.alloc((list_turns * threads,), "int32", align=16)
         if not walks:
             pool.move_base_to(0)
-            out_shared = pool.alloc((bm * out_pitch,), "float16", align=1024)
+            out_shared = pool.alloc((bm * out_pitch,), dtype, align=1024)
             lines_shared = pool.alloc((max(1, tile.tensor.line_words),), "float32", align=16)
         pool.commit()
         acc = T.alloc_local((tall * own_sums,), "float32")
@@ -120,7 +121,7 @@ def channel_module(p: Problem, tile: ChannelTile) -> IRModule:
         w_row = T.alloc_local((w_loads,), "int32")
         piece = T.alloc_local((2,), "int32")
         shift = T.alloc_local((column_turns,), "float32")
-        old = T.alloc_local((tall * lines * 8,), "float16")
+        old = T.alloc_local((tall * lines * 8,), dtype)
         load_step = T.alloc_local((1,), "int32")
         loads_left = T.alloc_local((1,), "int32")
         walked = T.alloc_local((1,), "int32")

@@ -1,11 +1,11 @@
 # mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators
 # mypy: disable-error-code="name-defined"
 # The functions below are TVMScript: TVM reads their text, Python never runs them. Annotations of arguments are buffers.
-"""The implicit GEMM on tensor cores: float16 in, float32 sums, one source for two instructions.
+"""The implicit GEMM on tensor cores: 16-bit numbers in, float32 sums, one source for two instructions.
 
     x, weights --cp.async, 16 bytes--> shared, 128-byte rows, chunk ^ (row % 8) --> wgmma          (sm_90a)
                                        `stages` deep                            --> ldmatrix + mma.sync (sm_80+)
-    (sums + bias) * gain --> float16 tile in shared --> + residual, activation --> 16-byte stores at the listed rows
+    (sums + bias) * gain --> rounded tile in shared --> + residual, activation --> 16-byte stores at the listed rows
 
 A step of the loop is one tap and 64 channels: one 128-byte line of a row. A table made once a tile holds, per row,
 where its window begins, which taps lie in the image and where its result goes. A prologue changes x in shared memory:
@@ -36,7 +36,7 @@ from laudc.schedules._cuda_rows import (
 )
 from laudc.schedules._cuda_sums import add_lines
 from laudc.schedules._cuda_tensor_finish import read_added, round_off, store_rows
-from laudc.schedules._cuda_tiles import STEP, TensorTile
+from laudc.schedules._cuda_tiles import HALVES, STEP, TensorTile
 from laudc.schedules._cuda_tir import arguments_of, flat, module_of, run_of
 from laudc.schedules._cuda_warps import WarpShare
 
@@ -46,6 +46,7 @@ _UNIFORM = "__device__ __forceinline__ int warp_uniform(int v) { return __shfl_s
 def tensor_core_module(p: Problem, tile: TensorTile) -> IRModule:
     """The kernel of a problem with one tile. The weights come padded to whole tiles of columns."""
     bm, bn, stages, lag, threads, core = tile.bm, tile.bn, tile.stages, tile.lag, tile.threads, tile.core
+    dtype, half = p.dtype, HALVES[p.dtype]
     pass_rows = threads // 8
     x_loads, w_loads = bm // pass_rows, bn // pass_rows
     x_stage, w_stage, out_pitch = bm * STEP, (bn + tile.extra) * STEP, tile.out_pitch
@@ -68,8 +69,8 @@ def tensor_core_module(p: Problem, tile: TensorTile) -> IRModule:
     assert wide % 16 == 0, tile
 
     copy_x, copy_w = "cp.async.cg.shared.global", "cp.async.cg.shared.global.L2::128B"
-    wgmma = f"wgmma.mma_async.sync.aligned.m64n{bn + tile.extra}k16.f32.f16.f16"
-    mma = "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32"
+    wgmma = f"wgmma.mma_async.sync.aligned.m64n{bn + tile.extra}k16.f32.{half}.{half}"
+    mma = f"mma.sync.aligned.m16n8k16.row.col.f32.{half}.{half}.f32"
     ldmatrix_half = "ldmatrix.sync.aligned.m8n8.x2.shared.b16"
     ldmatrix = "ldmatrix.sync.aligned.m8n8.x4.shared.b16"
     div, mod, xor = T.truncdiv, T.truncmod, T.bitwise_xor
@@ -122,15 +123,15 @@ def tensor_core_module(p: Problem, tile: TensorTile) -> IRModule:
             sample = T.alloc_local((1,), "int32")
             column_sum = T.alloc_local((2,), "float32")
         pool = T.SMEMPool()
-        x_shared = pool.alloc((stages * x_stage,), "float16", align=1024)
-        w_shared = pool.alloc((stages * w_stage,), "float16", align=1024)
+        x_shared = pool.alloc((stages * x_stage,), dtype, align=1024)
+        w_shared = pool.alloc((stages * w_stage,), dtype, align=1024)
         if stages * (x_stage + w_stage) * 2 < tile.finished_bytes:
             pool.move_base_to(tile.finished_bytes)
         start_shared = pool.alloc((bm,), "int32", align=16)
         taps_shared = pool.alloc((bm,), "int32", align=16)
         place_shared = pool.alloc((bm,), "int32", align=16)
         pool.move_base_to(0)
-        out_shared = pool.alloc((bm * out_pitch,), "float16", align=1024)
+        out_shared = pool.alloc((bm * out_pitch,), dtype, align=1024)
         lines_shared = pool.alloc((max(1, tile.line_words),), "float32", align=16)
         if split > 1:
             left_shared = pool.alloc((tile.left_words,), "float32", align=16)
@@ -138,7 +139,7 @@ def tensor_core_module(p: Problem, tile: TensorTile) -> IRModule:
         acc = T.alloc_local((tall * all_sums,), "float32")
         start = T.alloc_local((x_loads,), "int32")
         taps = T.alloc_local((x_loads,), "int32")
-        old = T.alloc_local((tall * share.lines * 8,), "float16")
+        old = T.alloc_local((tall * share.lines * 8,), dtype)
         load_step = T.alloc_local((1,), "int32")
         load_stage = T.alloc_local((1,), "int32")
         load_tap = T.alloc_local((1,), "int32")

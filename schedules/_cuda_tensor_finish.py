@@ -3,7 +3,7 @@
 # The functions below are TVMScript: TVM reads their text, Python never runs them.
 """The end of a tensor-core tile, warp by warp: from sums in registers to finished rows in memory.
 
-(sums + bias) * gain --> float16 tile in shared --> + residual, activation --> 16-byte stores at the listed rows
+(sums + bias) * gain --> rounded tile in shared --> + residual, activation --> 16-byte stores at the listed rows
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from tvm.script import tirx as T
 from laudc.schedules._cuda_problem import Problem
 from laudc.schedules._cuda_rows import row_of_place
 from laudc.schedules._cuda_sums import sum_lines
-from laudc.schedules._cuda_tiles import TensorTile
+from laudc.schedules._cuda_tiles import HALVES, TensorTile
 from laudc.schedules._cuda_warps import WarpShare
 from laudc.schedules._pointwise import pointwise
 
@@ -48,6 +48,7 @@ def round_off(p: Problem, tile: TensorTile) -> Any:
     share, bn, out_pitch = WarpShare(tile=tile), tile.bn, tile.out_pitch
     tall, wide, apart, own_sums, all_sums = share.tall, share.wide, share.apart, share.own_sums, share.sums
     padded, added = -(-p.columns // bn) * bn, p.residual != "none"
+    convert = f"cvt.rn.{HALVES[p.dtype]}x2.f32"
     stmatrix = "stmatrix.sync.aligned.m8n8.x4.shared.b16"
     div, mod = T.truncdiv, T.truncmod
 
@@ -76,7 +77,7 @@ def round_off(p: Problem, tile: TensorTile) -> Any:
                             pair[e] = pair[e] * gains[q % 2]
                         if not added:
                             pair[e] = pointwise(p.activation, pair[e], "cuda")
-                    T.ptx.cvt.rn.f16x2.f32(packed[q], pair[1], pair[0])
+                    T.ptx[convert](packed[q], pair[1], pair[0])
                     if not tile.stmatrix:
                         out_words[
                             (
@@ -138,7 +139,7 @@ def store_columns(p: Problem, tile: TensorTile) -> Any:
     def store(out_shared, place_shared, old, out_flat, sum_shared, column_tile, made, my_row, my_column, lane):
         # A warp reads only what it wrote.
         T.cuda.warp_sync()
-        line = T.alloc_local((8,), "float16")
+        line = T.alloc_local((8,), p.dtype)
         if p.sums:
             mine = T.alloc_local((8 * tile.sums,), "float32")
         for m in T.unroll(tall):
@@ -156,7 +157,7 @@ def store_columns(p: Problem, tile: TensorTile) -> Any:
                     if added:
                         for e in T.unroll(8):
                             s: T.float32 = T.Cast("float32", line[e]) + T.Cast("float32", old[(m * lines + i) * 8 + e])
-                            line[e] = T.Cast("float16", pointwise(p.activation, s, "cuda"))
+                            line[e] = T.Cast(p.dtype, pointwise(p.activation, s, "cuda"))
                     if is_whole(at, made):
                         for e in T.vectorized(8):
                             out_flat[(place * (columns // 8) + at) * 8 + e] = line[e]

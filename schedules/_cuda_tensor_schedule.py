@@ -15,6 +15,7 @@ from laudc.schedules._cuda_demand import tensor_core_demand
 from laudc.schedules._cuda_problem import Problem, matrix_of, meaningless, problem_of
 from laudc.schedules._cuda_tiles import (
     FIRST_HOPPER_ARCH,
+    HALVES,
     ROWS_A_LINE,
     STEP,
     WIDEST,
@@ -97,7 +98,7 @@ class TensorCoreSchedule(Schedule):
     def pack(self, work: Work, choice: Choice, weights: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
         """One row a column of the result, padded with zeros to whole tiles; then the masker's, padded to 8."""
         p = problem_of(work)
-        matrix = matrix_of(work.spec, weights).half()
+        matrix = matrix_of(work.spec, weights).to(getattr(torch, p.dtype))
         blocks = [(matrix[: p.columns], choice["bn"])]
         if p.masker:
             blocks.append((matrix[p.columns :], extra_columns(p)))
@@ -117,9 +118,19 @@ def extra_columns(p: Problem) -> int:
     return 8 if p.masker else 0
 
 
+def refuse_type(p: Problem) -> str | None:
+    """Why no tensor-core tile multiplies numbers of this type, or leaves sums of them."""
+    if p.dtype not in HALVES:
+        return f"tensor cores take {' and '.join(HALVES)} here, not {p.dtype}"
+    if p.sums and p.dtype != "float16":
+        return f"channel sums of float16 are exact, those of {p.dtype} are not"
+    return None
+
+
 def _refuse_problem(p: Problem) -> str | None:
-    if p.dtype != "float16":
-        return f"tensor cores take float16 here, not {p.dtype}"
+    wrong_type = refuse_type(p)
+    if wrong_type:
+        return wrong_type
     if p.groups != 1:
         return f"tensor-core tiles take one group, not {p.groups}"
     if p.per_sample:

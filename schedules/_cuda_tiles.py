@@ -14,9 +14,13 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 from laudc.schedules._cuda_problem import Problem
 from laudc.schedules.base import Choice
+from laudc.types import DTYPE_BYTES
 
 if TYPE_CHECKING:
     from laudc.targets import Target
+
+HALVES = {"float16": "f16", "bfloat16": "bf16"}
+"""What tensor cores multiply here, as PTX calls it."""
 
 STEP = 64
 """Channels of one step on tensor cores: 128 bytes."""
@@ -121,7 +125,7 @@ STRIP_THREADS = 128
 def columns_a_thread(p: Problem) -> int:
     """Neighbouring columns of one group and one listed unit that a thread takes: at most 16 bytes."""
     span = p.columns if p.group_columns == p.group_channels == 1 else p.group_columns
-    most = 8 if p.dtype == "float16" else 4
+    most = 16 // DTYPE_BYTES[p.dtype]
     return next(n for n in (8, 4, 2, 1) if n <= most and span % n == 0 and p.channels_out % n == 0)
 
 

@@ -11,6 +11,7 @@ from laudc.schedules._kernel import Kernel, Memory
 from laudc.schedules._reduce import TEAMS, Term, add_run, add_share, over_lanes, over_team, zeros
 from laudc.schedules._spread import spread
 from laudc.schedules.base import Work
+from laudc.types import FLOATS
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,8 +33,8 @@ Add: TypeAlias = Callable[[Any, Term], None]
 
 def refuse_type(work: Work) -> str | None:
     """Why it cannot decide on this type, or None."""
-    if work.dtype not in ("float32", "float16"):
-        return f"it decides on float32 and float16, not on {work.dtype}"
+    if work.dtype not in FLOATS:
+        return f"it decides on {', '.join(FLOATS)}, not on {work.dtype}"
     return None
 
 

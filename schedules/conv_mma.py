@@ -1,4 +1,4 @@
-"""float16 convolutions and linear layers on the tensor cores of sm_80 and later: ldmatrix, mma.sync, cp.async."""
+"""16-bit convolutions and linear layers on the tensor cores of sm_80 and later: ldmatrix, mma.sync, cp.async."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""float16 convolutions with a channel list for every sample on sm_80 and later: ldmatrix, mma.sync, cp.async."""
+"""16-bit convolutions with a channel list for every sample on sm_80 and later: ldmatrix, mma.sync, cp.async."""
 
 from __future__ import annotations
 

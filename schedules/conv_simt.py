@@ -1,6 +1,6 @@
 """Every convolution and linear layer on every CUDA chip from sm_53 on, in fp32 arithmetic: the list's end.
 
-float32 and float16 data, any kernel, stride, padding, dilation, groups and channel count, row and channel lists,
+float32 and 16-bit data, any kernel, stride, padding, dilation, groups and channel count, row and channel lists,
 the masker's column. Tensor-core schedules are asked before it.
 """
 
@@ -46,6 +46,7 @@ THINNEST_TILE = 16
 """Columns or channels of a group from which on a tile is worth its waste."""
 
 FIRST_ARCH = 53
+FIRST_BFLOAT_ARCH = 80
 
 
 class ConvSimt(Schedule):
@@ -56,6 +57,8 @@ class ConvSimt(Schedule):
     def refuse(self, work: Work, target: Target) -> str | None:
         if arch_number(target) < FIRST_ARCH:
             return f"float16 data needs sm_{FIRST_ARCH} or later, not {target.arch}"
+        if work.dtype == "bfloat16" and arch_number(target) < FIRST_BFLOAT_ARCH:
+            return f"bfloat16 data needs sm_{FIRST_BFLOAT_ARCH} or later, not {target.arch}"
         if getattr(work.spec, "samples", False) or getattr(work.spec, "sums", False):
             return "decisions on whole samples are read, and channel sums are left, by tensor-core tiles only"
         if getattr(work.spec, "shortcut", 0):

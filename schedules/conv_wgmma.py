@@ -1,4 +1,4 @@
-"""float16 convolutions and linear layers on Hopper (sm_90a): wgmma on swizzled tiles."""
+"""16-bit convolutions and linear layers on Hopper (sm_90a): wgmma on swizzled tiles."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""float16 convolutions with a channel list for every sample on Hopper (sm_90a): wgmma on what the lists name."""
+"""16-bit convolutions with a channel list for every sample on Hopper (sm_90a): wgmma on what the lists name."""
 
 from __future__ import annotations
 

@@ -10,6 +10,7 @@ from laudc.schedules._kernel import Kernel
 from laudc.schedules._small_demand import swept
 from laudc.schedules._spread import share_out, spread
 from laudc.schedules.base import Choice, Lowered, Schedule, Work
+from laudc.types import FLOATS
 
 if TYPE_CHECKING:
     from laudc.targets import Target
@@ -20,7 +21,7 @@ class FoldColumnsSchedule(Schedule):
     kind = "any"
 
     def refuse(self, work: Work, target: Target) -> str | None:
-        return None if work.dtype in ("float32", "float16") else f"it folds float32 and float16, not {work.dtype}"
+        return None if work.dtype in FLOATS else f"it folds {', '.join(FLOATS)}, not {work.dtype}"
 
     def choices(self, work: Work, target: Target) -> tuple[Choice, ...]:
         return (share_out(target, work.results[0].numel),)

@@ -17,7 +17,7 @@ from laudc.schedules._reduce import zeros
 from laudc.schedules._small_demand import one_turn_each, swept
 from laudc.schedules._spread import THREADS, lanes, share_out, spread
 from laudc.schedules.base import Choice, Lowered, Schedule, Work
-from laudc.types import DTYPE_BYTES, TensorType
+from laudc.types import DTYPE_BYTES, FLOATS, TensorType
 
 if TYPE_CHECKING:
     from laudc.targets import Target
@@ -34,8 +34,8 @@ class GlobalPoolingSchedule(Schedule):
     kind = "any"
 
     def refuse(self, work: Work, target: Target) -> str | None:
-        if work.dtype not in ("float32", "float16"):
-            return f"it pools float32 and float16, not {work.dtype}"
+        if work.dtype not in FLOATS:
+            return f"it pools {', '.join(FLOATS)}, not {work.dtype}"
         return None
 
     def choices(self, work: Work, target: Target) -> tuple[Choice, ...]:

@@ -18,6 +18,7 @@ from laudc.schedules._pointwise import pointwise
 from laudc.schedules._small_demand import swept
 from laudc.schedules._spread import lanes, share_out, spread, spread_flat
 from laudc.schedules.base import Choice, Lowered, Schedule, Work
+from laudc.types import FLOATS
 
 if TYPE_CHECKING:
     from laudc.targets import Target
@@ -28,8 +29,8 @@ class PointwiseSchedule(Schedule):
     kind = "any"
 
     def refuse(self, work: Work, target: Target) -> str | None:
-        if work.dtype not in ("float32", "float16"):
-            return f"it computes on float32 and float16, not on {work.dtype}"
+        if work.dtype not in FLOATS:
+            return f"it computes on {', '.join(FLOATS)}, not on {work.dtype}"
         if _function(work.spec) not in POINTWISE:
             return f"it does not know the function {_function(work.spec)!r}"
         return None

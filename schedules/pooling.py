@@ -11,6 +11,7 @@ from laudc.schedules._kernel import Kernel
 from laudc.schedules._small_demand import swept
 from laudc.schedules._spread import lanes, share_out, spread
 from laudc.schedules.base import Choice, Lowered, Schedule, Work
+from laudc.types import FLOATS
 
 if TYPE_CHECKING:
     from tvm.tirx import Expr
@@ -23,8 +24,8 @@ class PoolingSchedule(Schedule):
     kind = "any"
 
     def refuse(self, work: Work, target: Target) -> str | None:
-        if work.dtype not in ("float32", "float16"):
-            return f"it pools float32 and float16, not {work.dtype}"
+        if work.dtype not in FLOATS:
+            return f"it pools {', '.join(FLOATS)}, not {work.dtype}"
         return None
 
     def choices(self, work: Work, target: Target) -> tuple[Choice, ...]:

@@ -23,11 +23,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, cast, get_origin, get_type_hints
 
 from laudc.errors import InputError, TargetError, UnknownName
+from laudc.types import FLOATS
 
 Kind = Literal["cuda", "cpu"]
 
 _KINDS = ("cuda", "cpu")
-_DTYPES = ("float32", "float16")
 _WARP = 32
 _MAX_THREADS_PER_BLOCK = 1024
 
@@ -126,8 +126,8 @@ class Target:
             raise TargetError(f"arch is {self.arch!r}", "write the compute capability like sm_86 or sm_90a")
         if self.kind == "cpu" and self.arch != "native":
             raise TargetError(f"arch is {self.arch!r}", "write native: a CPU is detected where the kernels are built")
-        if not self.dtypes or not set(self.dtypes) <= set(_DTYPES):
-            raise TargetError(f"dtypes are {list(self.dtypes)}", f"list some of {', '.join(_DTYPES)}")
+        if not self.dtypes or not set(self.dtypes) <= set(FLOATS):
+            raise TargetError(f"dtypes are {list(self.dtypes)}", f"list some of {', '.join(FLOATS)}")
         if self.default_dtype not in self.dtypes:
             raise TargetError(f"default_dtype is {self.default_dtype!r}", f"use one of {', '.join(self.dtypes)}")
 

@@ -11,7 +11,7 @@ from torch import nn
 
 import laudc
 from laudc.compare import relative_error
-from laudc.compiled import CompiledModel, passes_for
+from laudc.compiled import CompiledModel, lower, passes_for
 from laudc.dynamic_model import DynamicModel
 from laudc.errors import BuildError, InputError, ToolchainError
 from laudc.latency.planner import Search
@@ -194,6 +194,19 @@ def test_a_batch_that_overflows_is_refused_with_one_that_fits(dynamic: DynamicMo
 def test_a_data_type_the_target_lacks_is_refused(dynamic: DynamicModel) -> None:
     with pytest.raises(InputError, match="does not compute in 'float16'"):
         laudc.compile(dynamic, "cpu", dtype="float16")
+
+
+def test_an_input_is_float32_or_what_the_network_computes_in(dynamic: DynamicModel) -> None:
+    device, shape = TARGETS["h200"], tuple(IMAGE.shape)
+    lowering = lower(dynamic.program, device, plan=dynamic.plan, shape=shape, dtype="bfloat16", without=())
+    network = CompiledModel(
+        plan=dynamic.plan, target=device, dtype="bfloat16", without=(), lowering=lowering, binaries={}
+    )
+    for x in (IMAGE, IMAGE.bfloat16()):
+        with pytest.raises(InputError, match="the input is on cpu, compiled for cuda"):
+            network._check(x)
+    with pytest.raises(InputError, match=r"the input is float16, compiled for bfloat16; .* x.to\(torch.bfloat16\)"):
+        network._check(IMAGE.half())
 
 
 def test_what_is_for_a_gpu_says_so_where_there_is_none(dynamic: DynamicModel) -> None:

@@ -25,6 +25,7 @@ from conv_cases import CHANNELS, GENERAL, RESNET50, TENSOR_CORE, Case, conv
 SIMT, MMA, WGMMA = (SCHEDULES[name] for name in ("conv-simt", "conv-mma", "conv-wgmma"))
 TX2, V100, A100, H200 = (TARGETS[name] for name in ("jetson-tx2", "v100", "a100", "h200"))
 OLD, BOTH = ("jetson-nano", "jetson-tx2", "v100"), ("float32", "float16")
+HALVES = ("float16", "bfloat16")
 CASES = {case.name: case for case in (*GENERAL, *TENSOR_CORE, *CHANNELS, *RESNET50)}
 PARTS = ("prologue of 5 channels", "prologue, thin groups", "prologue and gain, in place")
 TENSOR_PARTS = tuple(case.name for case in TENSOR_CORE if "prologue" in case.name or "gain" in case.name)
@@ -77,6 +78,50 @@ def test_wgmma_is_the_first_choice_on_a_hopper_and_only_there() -> None:
     assert WGMMA.refuse(CASES["2 conv2"].work(1, "float16"), A100) == "wgmma is an instruction of sm_90a, not of sm_80"
 
 
+@pytest.mark.parametrize(
+    ("schedule", "target", "case", "instruction"),
+    [
+        ("conv-wgmma", "h200", "prologue and gain of 128, in place", "wgmma.mma_async.sync.aligned.m64n{}k16.f32"),
+        ("conv-mma", "a100", "prologue and gain of 128, in place", "mma.sync.aligned.m16n8k16.row.col.f32"),
+        ("conv-wgmma-channels", "h200", "64 between units of 16, rows compact", "m64n{}k16.f32"),
+        ("conv-mma-channels", "a100", "64 between units of 16, rows compact", "m16n8k16.row.col.f32"),
+    ],
+)
+def test_bfloat16_has_the_code_of_float16_with_its_own_type(
+    schedule: str, target: str, case: str, instruction: str
+) -> None:
+    def body(dtype: str) -> str:
+        return _source(schedule, case, dtype, target).rpartition('extern "C"')[2]
+
+    columns = SCHEDULES[schedule].choices(CASES[case].work(1, "bfloat16"), TARGETS[target])[0]["bn"]
+    source = _source(schedule, case, "bfloat16", target)
+    assert f"{instruction.format(columns)}.bf16.bf16" in source
+    assert "cvt.rn.bf16x2.f32" in source
+    assert body("bfloat16").replace("nv_bfloat16", "half").replace("bf16", "f16") == body("float16")
+
+
+@pytest.mark.parametrize(
+    ("case", "schedules"),
+    [
+        ("sums of 264, residual", ("conv-wgmma", "conv-mma")),
+        ("sums of 2048 from units of 16, residual, 7x7", ("conv-wgmma-channels", "conv-mma-channels")),
+    ],
+)
+def test_sums_of_bfloat16_are_not_left(case: str, schedules: tuple[str, str]) -> None:
+    reason = "channel sums of float16 are exact, those of bfloat16 are not"
+    work = CASES[case].work(1, "bfloat16")
+    assert [SCHEDULES[name].refuse(work, H200) for name in schedules] == [reason] * 2
+
+
+def test_weights_are_packed_in_the_type_of_the_problem() -> None:
+    weight = torch.randn(64, 64, 1, 1)
+    for name, fields in (("conv-wgmma", {}), ("conv-wgmma-channels", {"channels_in": 8})):
+        work = conv("packed", in_channels=64, out_channels=64, **fields).work(1, "bfloat16")
+        choice = SCHEDULES[name].choices(work, H200)[0]
+        packed = SCHEDULES[name].pack(work, choice, {"weight": weight})[0]
+        assert torch.equal(packed[:64], weight[:, :, 0, 0].bfloat16())
+
+
 def test_channels_in_vectors_are_read_in_vectors() -> None:
     assert "float4*)(x_ptr" in _source("conv-simt", "2 conv2", "float32", "jetson-tx2")
     assert "uint4*)(x_ptr" in _source("conv-simt", "3x3", "float16", "jetson-tx2")
@@ -119,6 +164,7 @@ def test_a_prologue_and_a_gain_are_arguments_where_they_are_wanted() -> None:
         ),
         *slow_but(
             ("conv-mma", "a100", "float16", "2 conv2"),
+            *(("conv-mma", "a100", "bfloat16", case) for case in ("2 conv2", *TENSOR_PARTS)),
             *(
                 ("conv-mma", target, "float16", case)
                 for target in ("a100", "rtx3090", "orin")
@@ -128,6 +174,7 @@ def test_a_prologue_and_a_gain_are_arguments_where_they_are_wanted() -> None:
         ),
         *slow_but(
             ("conv-wgmma", "h200", "float16", "2 conv2"),
+            *(("conv-wgmma", "h200", "bfloat16", case) for case in ("2 conv2", "3 conv3", "head", *TENSOR_PARTS)),
             *(
                 ("conv-wgmma", "h200", "float16", case)
                 for case in ("1 conv2", "3 conv2", "3 conv3", "head", *TENSOR_PARTS)
@@ -136,9 +183,11 @@ def test_a_prologue_and_a_gain_are_arguments_where_they_are_wanted() -> None:
         *slow_but(
             ("conv-wgmma-channels", "h200", "float16", "256 between units of 16"),
             *(
-                (schedule, target, "float16", case.name)
+                (schedule, target, dtype, case.name)
                 for schedule, target in (("conv-wgmma-channels", "h200"), ("conv-mma-channels", "a100"))
+                for dtype in HALVES
                 for case in CHANNELS
+                if dtype == "float16" or not case.spec.sums
             ),
         ),
         *slow_but(
@@ -253,7 +302,7 @@ def test_what_means_nothing_is_refused_by_every_schedule(change: dict[str, objec
 @pytest.mark.parametrize(
     ("fields", "dtype", "reason"),
     [
-        ({}, "float32", "tensor cores take float16 here, not float32"),
+        ({}, "float32", "tensor cores take float16 and bfloat16 here, not float32"),
         ({"groups": 2}, "float16", "tensor-core tiles take one group, not 2"),
         ({"in_channels": 96}, "float16", "tensor-core tiles take 64 channels at a time, and 96 is no multiple"),
         ({"out_channels": 60}, "float16", "results are stored 8 columns at a time, and 60 is no multiple"),
@@ -274,7 +323,7 @@ def test_what_does_not_fit_a_tensor_core_is_left_to_simt(fields: dict[str, int],
     ("fields", "dtype", "reason"),
     [
         ({"channels_in": 0}, "float16", "without channel lists every tile is as deep and as wide as the next"),
-        ({}, "float32", "tensor cores take float16 here, not float32"),
+        ({}, "float32", "tensor cores take float16 and bfloat16 here, not float32"),
         ({"groups": 8, "channels_out": 8}, "float16", "tensor-core tiles take one group, not 8"),
         ({"gain": True}, "float16", "tensor-core tiles with channel lists take no prologue and no gain"),
         ({"channels_in": 4}, "float16", "copies take 8 listed channels of x at a time, and 4 is no multiple"),
@@ -317,9 +366,10 @@ def test_channel_lists_are_read_by_wgmma_and_columns_past_a_count_are_not_multip
 
 def test_an_old_or_unknown_type_is_refused_with_its_name() -> None:
     work = CASES["1x1"].work(1, "int32")
-    assert SIMT.refuse(work, TX2) == "CUDA kernels compute in float32 and float16, not in int32"
+    assert SIMT.refuse(work, TX2) == "CUDA kernels compute in float32, float16, bfloat16, not in int32"
     older = replace(TX2, arch="sm_50")
     assert SIMT.refuse(CASES["1x1"].work(1, "float16"), older) == "float16 data needs sm_53 or later, not sm_50"
+    assert SIMT.refuse(CASES["1x1"].work(1, "bfloat16"), V100) == "bfloat16 data needs sm_80 or later, not sm_70"
     assert (
         MMA.refuse(CASES["2 conv2"].work(1, "float16"), V100) == "mma.sync of 16x8x16 needs sm_80 or later, not sm_70"
     )

@@ -98,6 +98,7 @@ def test_old_architectures_stop_at_cuda_12_and_default_to_float32(name: str) -> 
     old = 0 < target.capability < 75
     assert target.newest_toolkit_major == (12 if old else 0)
     assert target.default_dtype == ("float16" if target.capability >= 80 else "float32")
+    assert ("bfloat16" in target.dtypes) == (target.tensor_bf16_flops_per_clock_per_sm > 0)
 
 
 def test_a_near_miss_suggests_the_name() -> None:
@@ -164,7 +165,7 @@ def test_a_broken_fact_is_refused(line: str, message: str, edited: Edit) -> None
         ("host", "", r"no key 'host'; add it"),
         ("title", 'tittle = "x"', r"no key 'tittle'; did you mean title"),
         ("dtypes", 'dtypes = "float32"', r"dtypes are 'float32'; list them"),
-        ("dtypes", 'dtypes = ["float32", "float8"]', r"dtypes are .*; list some of float32, float16"),
+        ("dtypes", 'dtypes = ["float32", "float8"]', r"dtypes are .*; list some of float32, float16, bfloat16"),
         ("default_dtype", 'default_dtype = "float64"', r"default_dtype is 'float64'; use one of float32, float16"),
         ("registers_per_block", stated("registers_per_block", 131072), r"registers_per_block is more than registers"),
         ("sm_count", stated("sm_count", 2.5), r"sm_count is 2.5; write a whole number; plausible is 1 to 960"),

@@ -131,7 +131,7 @@ def _static(
     from laudc.static_network import in_laudc, in_torch
 
     now("preparing the static network")
-    dtype = torch.float16 if model.dtype == "float16" else torch.float32
+    dtype = getattr(torch, model.dtype)
     networks: dict[str, Callable[[Tensor], Tensor]] = {}
     note = ""
     if model.plan is not None:

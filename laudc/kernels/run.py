@@ -32,6 +32,7 @@ Function = Callable[..., object]
 _TORCH = {
     "float32": torch.float32,
     "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
     "int32": torch.int32,
     "int64": torch.int64,
     "uint8": torch.uint8,

@@ -29,7 +29,7 @@ from laudc.latency.network import lists_at
 from laudc.latency.search import candidates
 from laudc.latency.tuned import Timed, Tuned, band_of, key_of, type_words
 from laudc.rates import stratified_masks
-from laudc.reference import expected_results, kernel_bar, kernel_error
+from laudc.reference import BARS, expected_results, kernel_error
 
 RATES = (0.25, 0.5, 0.75, 1.0)
 _MOST = 10
@@ -218,7 +218,7 @@ def right_calls(task: Task, step: Step, binaries: Mapping[str, Binary]) -> dict[
         with runner.restored():
             operands, results = runner.watched(step, call)
         expected = expected or expected_results(step.op, operands, dtype=dtype)
-        if kernel_error(step.op, operands, results, expected, given) <= kernel_bar(dtype):
+        if kernel_error(step.op, operands, results, expected, given) <= BARS[dtype]:
             calls[index] = call
     return calls
 

@@ -103,6 +103,17 @@ def test_another_size_than_it_was_converted_with(cli: Cli, converted: Path) -> N
 
 
 @pytest.mark.slow
+def test_a_file_in_bfloat16(cli: Cli, converted: Path) -> None:
+    facts = json.loads(cli("compile", "--target", "a100", "--dtype", "bfloat16", "--json").out)
+    assert facts["dtype"] == "bfloat16"
+    assert all(kernel["spill_bytes"] == 0 for kernel in facts["kernels"])
+    model = read(Path(facts["file"])).model(trust=True)
+    assert isinstance(model, CompiledModel)
+    assert (model.dtype, model.lowering.executable.output.type.dtype) == ("bfloat16", "bfloat16")
+    assert cli("inspect", facts["file"]).exit_code == 0
+
+
+@pytest.mark.slow
 def test_a_gpu_that_is_not_here_gets_code_all_the_same(cli: Cli, converted: Path) -> None:
     said = cli("compile", "--target", "jetson-tx2", "--json")
     facts = json.loads(said.out)

@@ -43,10 +43,11 @@ from laudc.targets import TARGETS
 FOLDER = Path(__file__).resolve().parents[2] / ".gpu_conv"
 ARCH = "sm_90a"
 BATCH = 3
-TORCH = {"float32": torch.float32, "float16": torch.float16}
-TOLERANCE = {"float32": 1e-5, "float16": 2e-3}
+TORCH = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+TOLERANCE = {"float32": 1e-5, "float16": 2e-3, "bfloat16": 1.6e-2}
 """Against float64: a few hundred to a few thousand products in float32, of which about 1e-6 of the largest result is
-lost; float16 adds roundings of the sum, of the result and of what comes out of a prologue, each 5e-4 of it at most."""
+lost; float16 adds roundings of the sum, of the result and of what comes out of a prologue, each 5e-4 of it at most,
+and bfloat16 the same ones, each 8 times as large."""
 
 DRAWS = ((1, 0.5), (3, 0.1), (128, 0.5), (3, 0.0), (3, 1.0))
 """Batch and rate."""
@@ -97,6 +98,17 @@ def variants() -> Iterator[Variant]:
     for schedule, cases in (("conv-mma", TENSOR_CORE), ("conv-mma-channels", CHANNELS)):
         for case in cases:
             yield from of(schedule, case, "float16", target="a100")
+
+    for case in GENERAL:
+        yield from of("conv-simt", case, "bfloat16")
+    for schedules, cases in (
+        (("conv-wgmma", "conv-mma"), TENSOR_CORE),
+        (("conv-wgmma-channels", "conv-mma-channels"), CHANNELS),
+    ):
+        for case in (case for case in cases if not getattr(case.spec, "sums", False)):
+            for schedule in schedules:
+                yield from of(schedule, case, "bfloat16")
+            yield from of(schedules[-1], case, "bfloat16", target="a100")
 
 
 def of(schedule: str, case: Case, dtype: str, *, every: bool = False, target: str = "h200") -> Iterator[Variant]:

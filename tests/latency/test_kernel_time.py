@@ -95,6 +95,12 @@ def test_on_a_gpu_the_time_is_a_staircase_in_the_active_rows() -> None:
     assert us(2 * rows_a_step + 1) == 3 * one_step
 
 
+@pytest.mark.parametrize("target", ["a100", "h200", "rtx3060"])
+def test_bfloat16_takes_as_long_as_float16(target: str) -> None:
+    half, brain = (latency(SPEC, types(dtype), TARGETS[target], (0.3, 1.0)) for dtype in ("float16", "bfloat16"))
+    assert brain.total_us == half.total_us > 0
+
+
 def test_the_same_question_has_the_same_answer_to_the_last_bit() -> None:
     def answers() -> list[str]:
         return [

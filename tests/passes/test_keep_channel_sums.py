@@ -114,7 +114,10 @@ def test_the_masker_of_a_list_that_it_made_itself_is_known() -> None:
     assert len(found) == sum(BLOCKS) - len(BLOCKS)
 
 
-@pytest.mark.parametrize(("dtype", "target"), [("float32", "h200"), ("float16", "jetson-tx2"), ("float32", "cpu")])
+@pytest.mark.parametrize(
+    ("dtype", "target"),
+    [("float32", "h200"), ("bfloat16", "h200"), ("float16", "jetson-tx2"), ("float32", "cpu")],
+)
 def test_without_kernels_for_it_pools_maskers_and_lists_stay(dtype: str, target: str) -> None:
     names = names_of(lowered(network("channel", dtype=dtype), target=target))
     assert names["channel_masker"] == names["channel_list"] == names["global_pool"] - 1 > 0

@@ -100,6 +100,14 @@ def test_without_kernels_for_it_lists_and_maskers_stay(dtype: str, target: str) 
     assert not {"sums_masker", "channel_sums", "zero_sums"} & names
 
 
+def test_in_bfloat16_samples_are_read_as_in_float16_and_maskers_look_at_maps() -> None:
+    after = lowered(network(keep_first=True, dtype="bfloat16"))
+    names = [op.spec.name for _, op in after.ops()]
+    assert "patch_masker" in names
+    assert not {"row_list", "patch_rows", "sums_masker", "channel_sums", "zero_sums"} & set(names)
+    assert any(isinstance(op, Conv2d) and op.spec.samples for _, op in after.ops())
+
+
 def test_patches_keep_their_lists() -> None:
     after = lowered(network(keep_first=True, paradigm="spatial"))
     assert not any(isinstance(op, Conv2d) and op.spec.samples and op.spec.sums for _, op in after.ops())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -89,6 +90,15 @@ def test_every_byte_that_is_there_moves_at_full_rate(schedule: str, target: Targ
             assert one.written_bytes == sum(type_.nbytes for type_ in work.results)
             assert one.weight_bytes == size * math.prod(work.spec.weights()["weight"])
             assert one.read_bytes > 0
+
+
+@pytest.mark.parametrize(("schedule", "target"), [kind[:2] for kind in (*KINDS[1:], *LISTED_KINDS)])
+def test_bfloat16_asks_what_float16_asks_of_units_of_its_own(schedule: str, target: Target) -> None:
+    for case in served(schedule, target, "bfloat16"):
+        halves = demand(schedule, target, "float16", case, batch=2, active=Active())
+        found = demand(schedule, target, "bfloat16", case, batch=2, active=Active())
+        assert {one.unit for one in found} == {"tensor_bf16"}
+        assert [replace(one, unit="tensor_fp16") for one in found] == halves
 
 
 @EVERY_KIND
