@@ -160,7 +160,7 @@ def ablated(bench: Json) -> list[Ablated]:
             predicted_ms=predicted,
             fused_predicted_ms=times[network, "", rate][1],
         )
-        for (network, without, rate), (ms, predicted) in times.items()
+        for (network, without, rate), (ms, predicted) in sorted(times.items())
     ]
 
 

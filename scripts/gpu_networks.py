@@ -6,7 +6,7 @@
 
 Where TVM's compiler is absent (only its runtime), the second finds its kernels in the cache of the first. A name says
 it all: resnet101-spatial-8-4-7-1-r0.5-b128 is ResNet-101 with patches of 8, 4, 7 and 1, tiles for rate .5, batch 128;
-behind it -without-gather-conv leaves a fusion out, -without-any all of them.
+behind it -without-gather-conv leaves a fusion out, -without-all all of them.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from laudc.models import condition_random, open_model
 from laudc.pipeline import optional_passes
 from laudc.static_network import in_laudc
 
-ANY = "any"
+ALL = "all"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Case:
-    """One network; `rate` is what its tiles are chosen for, `without` the fusion that is left out, or `ANY`."""
+    """One network; `rate` is what its tiles are chosen for, `without` the fusion that is left out, or `ALL`."""
 
     network: str
     paradigm: str
@@ -73,7 +73,7 @@ class Case:
     @property
     def left_out(self) -> tuple[str, ...]:
         """The fusions that are left out."""
-        return optional_passes() if self.without == ANY else (self.without,) if self.without else ()
+        return optional_passes() if self.without == ALL else (self.without,) if self.without else ()
 
     def compiled(self, target: str) -> CompiledModel:
         """Built, or found in the cache."""
@@ -93,8 +93,8 @@ class Case:
 _SPATIAL = "spatial-8-4-7-1-r0.5"
 _WAYS = ("layer-r0.5", _SPATIAL, "channel-32-r0.5")
 _FUSIONS = {
-    "layer-r0.5": ("", "gather-conv", "scatter-add", "conv-add", "whole-samples", "keep-sums", ANY),
-    _SPATIAL: ("", "masker-conv", "gather-conv", "scatter-add", "conv-add", "row-lists", "keep-means", ANY),
+    "layer-r0.5": ("", "gather-conv", "scatter-add", "conv-add", "whole-samples", "keep-sums", ALL),
+    _SPATIAL: ("", "masker-conv", "gather-conv", "scatter-add", "conv-add", "row-lists", "keep-means", ALL),
 }
 """By way, the optional passes that change it."""
 
