@@ -1,7 +1,7 @@
 """Compiled networks against every static one that a user could run instead, in one run on one device.
 
 All variants are called in rounds of shuffled order, so that a disturbance meets them all; figures are medians. Given
-masks are fresh in every round, and copied in before the call that is timed. Several networks may share the run, where
+masks are fresh in every round, and copied in before the calls that are timed. Several networks may share the run, where
 they are the same one without their masks: the static variants are then prepared once.
 """
 
@@ -18,13 +18,13 @@ from torch import Tensor
 
 from laudc.baselines import Network, as_fast_as_torch, baselines
 from laudc.compiled import CompiledModel
-from laudc.errors import InputError, LaudcError
+from laudc.errors import InputError, LaudcError, UnknownName
 from laudc.gpu_memory import measured_bytes
 from laudc.latency.constants import Calibration, calibration_for
 from laudc.latency.measure import block_us
 from laudc.latency.network import network_model
 from laudc.rates import executed_rates, stratified_masks
-from laudc.static_network import InTorch, in_laudc, static_program
+from laudc.static_network import in_laudc, static_program
 from laudc.timing import cuda_ms, fastest, host_ms, interleaved_ms
 
 OURS = "laudc"
@@ -125,6 +125,8 @@ class Options:
     seed: int = 0
     compiled: bool = True
     """With torch.compile's variants, which take minutes."""
+    static: Sequence[str] = ()
+    """Only these static variants, by name; by default all."""
     now: Callable[[str], None] = field(default=lambda words: None)
 
     @property
@@ -142,14 +144,14 @@ def run_benchmark(models: Mapping[str, CompiledModel], options: Options) -> Benc
     images = images.to(device, dtype).contiguous(memory_format=torch.channels_last)
     pools = {name: _pools(model, options) for name, model in models.items()}
     with torch.inference_mode(), as_fast_as_torch(device):
+        peaks = {name: _loaded(model, images, pools[name][EVERYTHING_ON]) for name, model in models.items()}
         static = _static_networks(first, images, options)
-        peaks = {name: _loaded(model, images, pools[name], options) for name, model in models.items()}
         variants: dict[str, Callable[[int], object]] = {
             _static(name): partial(_on, network, images) for name, network in static.networks.items()
         }
         for name, model in models.items():
             for rate, pool in pools[name].items():
-                variants[_at(name, rate)] = partial(_masked, model, images, pool)
+                variants[_at(name, rate)] = _Masked(model, images, pool)
         samples = interleaved_ms(
             variants,
             rounds=options.rounds,
@@ -231,8 +233,17 @@ def _on(network: Network, images: Tensor, call: int) -> Tensor:
     return network(images)
 
 
-def _masked(model: CompiledModel, images: Tensor, pool: Sequence[Masks], call: int) -> Tensor:
-    return model(images, pool[call])
+class _Masked:
+    """A network at masks that are fresh in every round; the first call of a round, which nobody times, copies them."""
+
+    def __init__(self, model: CompiledModel, images: Tensor, pool: Sequence[Masks]) -> None:
+        self._model, self._images, self._pool = model, images, pool
+        self._round: int | None = None
+
+    def __call__(self, number: int) -> None:
+        masks = None if number == self._round else self._pool[number]
+        self._model.runner(self._images, masks)
+        self._round = number
 
 
 def _static(name: str) -> str:
@@ -255,11 +266,8 @@ def _masks(model: CompiledModel, rate: float, seed: int, call: int) -> dict[str,
     return {key: mask.to(model.target.kind) for key, mask in masks.items()}
 
 
-def _loaded(
-    model: CompiledModel, images: Tensor, pools: Mapping[float, Sequence[Masks]], options: Options
-) -> int | None:
+def _loaded(model: CompiledModel, images: Tensor, pool: Sequence[Masks]) -> int | None:
     """Load it; the GPU memory it takes."""
-    pool = pools[EVERYTHING_ON]
     _, peak = measured_bytes(lambda: model, lambda network: network(images, pool[0]), device=model.target.kind)
     return peak
 
@@ -274,21 +282,35 @@ class _Static:
 
 
 def _static_networks(model: CompiledModel, images: Tensor, options: Options) -> _Static:
-    """Those that run here, each called twice."""
+    """Those that run here, each called twice. InputError where none of them is torch's."""
     found = _Static()
     made: dict[str, Callable[[], Network]] = {OURS: lambda: in_laudc(model)}
     made |= baselines(model.lowering.converted, images, dtype=images.dtype, compiled=options.compiled)
-    weights = 0
-    for name, make in made.items():
+    for name in options.static:
+        if name not in made:
+            raise UnknownName.among("static variant", name, made)
+    network = static_program(model.lowering.converted).graph
+    weights = sum(tensor.numel() for tensor in (*network.parameters(), *network.buffers())) * images.element_size()
+    for name in options.static or made:
         options.now(f"preparing the static network by {name}")
         try:
-            network, peak = measured_bytes(make, lambda network: network(images), device=images.device.type)
+            found.networks[name], peak = measured_bytes(
+                made[name], lambda network: network(images), device=images.device.type
+            )
         except LaudcError as error:
             found.notes[name] = error.fact
         except Exception as error:  # whatever torch's compilers raise; it is told, and the rest is measured
-            found.notes[name] = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no words'}"
+            found.notes[name] = _words(error)
         else:
-            weights = network.weight_bytes if isinstance(network, InTorch) else weights
             shared = 0 if name == OURS else weights  # torch's variants share weights that stood before
-            found.networks[name], found.peak_bytes[name] = network, None if peak is None else peak + shared
+            found.peak_bytes[name] = None if peak is None else peak + shared
+    if found.networks.keys() <= {OURS}:
+        why = "".join(f" ({name}: {words})" for name, words in found.notes.items())
+        raise InputError(f"no static network by torch is there to compare with{why}", "let torch be among them")
     return found
+
+
+def _words(error: Exception) -> str:
+    """In one line; of what a compiler behind torch raised, not that one did."""
+    error = getattr(error, "inner_exception", error)
+    return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no words'}"

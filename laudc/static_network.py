@@ -58,10 +58,6 @@ class InTorch:
         x = x.to(self.device, self.dtype).contiguous(memory_format=self.memory_format)
         return cast(Tensor, self.module(x))
 
-    @property
-    def weight_bytes(self) -> int:
-        return sum(tensor.nbytes for tensor in (*self.module.parameters(), *self.module.buffers()))
-
 
 def in_torch(program: Program, *, dtype: torch.dtype, device: str, folded: bool = True) -> dict[str, InTorch]:
     """The static network as torch runs it eagerly, by memory format; with its norms folded into the convolutions."""

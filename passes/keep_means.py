@@ -13,7 +13,6 @@ those decisions switch on: patch size times stride, grid and map agree. Where th
 
 from __future__ import annotations
 
-import operator
 from dataclasses import dataclass
 from typing import cast
 
@@ -23,10 +22,8 @@ from laudc.ops._geometry import patch_size
 from laudc.ops.conv2d import Conv2d
 from laudc.ops.kept_masker import KeptMasker, KeptMaskerSpec
 from laudc.ops.patch_masker import PatchMasker, PatchMaskerSpec
-from laudc.ops.patch_rows import PatchRows
-from laudc.ops.pixel_mask import PixelMask, PixelMaskSpec
-from laudc.ops.row_list import RowList
 from laudc.passes._map_sums import written_by
+from laudc.passes._switched_on import switched_on
 from laudc.passes.base import Pass
 from laudc.program import Program, element, set_op, type_of
 from laudc.targets import TARGETS, Target
@@ -67,7 +64,7 @@ def touched_since(program: Program, node: fx.Node) -> fx.Node | None:
 
 def touched_by(program: Program, node: fx.Node, *, rows: fx.Node, former: fx.Node) -> fx.Node | None:
     """The same where the map that the masker reads is a former one, changed at those rows."""
-    masker, switched = program.op(node), _switched_on(program, rows)
+    masker, switched = program.op(node), switched_on(program, rows)
     if switched is None:
         return None
     touched, pixels = switched
@@ -80,22 +77,6 @@ def touched_by(program: Program, node: fx.Node, *, rows: fx.Node, former: fx.Nod
     alike = masker.spec.patch(height, width) == other.spec.patch(height, width) == patch
     same_map = written_by(program, before.all_input_nodes[0]) is written_by(program, former)
     return touched if same_map and alike else None
-
-
-def _switched_on(program: Program, rows: fx.Node) -> tuple[fx.Node, PixelMaskSpec] | None:
-    """The decisions whose own pixels a row list names, and which those are."""
-    source = rows.all_input_nodes[0] if rows.target is operator.getitem else rows
-    made = program.op(source)
-    if isinstance(made, PatchRows):
-        own = source is rows or rows.args[1] == 0
-        return (source.all_input_nodes[0], made.spec.pixels) if own else None
-    if not isinstance(made, RowList):
-        return None
-    pixels = source.all_input_nodes[0]
-    mask = program.op(pixels)
-    if not isinstance(mask, PixelMask) or mask.spec.within:
-        return None
-    return pixels.all_input_nodes[0], mask.spec
 
 
 def has_kept_kernel(program: Program, node: fx.Node, target: Target) -> bool:

@@ -10,13 +10,13 @@ Where the target has a kernel for that; what reads a matrix of rows keeps its li
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 from torch import fx
 
 from laudc.ops._geometry import patch_size
 from laudc.ops.conv2d import Conv2d
-from laudc.ops.pixel_mask import PixelMask
-from laudc.ops.row_list import RowList
+from laudc.passes._switched_on import switched_on
 from laudc.passes.base import Pass
 from laudc.program import Program, set_op, type_of
 from laudc.targets import TARGETS, Target
@@ -51,13 +51,12 @@ def decision_on_whole(program: Program, node: fx.Node) -> fx.Node | None:
     conv = program.op(node)
     if not isinstance(conv, Conv2d) or not conv.spec.rows or conv.spec.gathered or conv.spec.compact:
         return None
-    rows = node.args[1]
-    pixels = rows.all_input_nodes[0] if isinstance(rows, fx.Node) and isinstance(program.op(rows), RowList) else None
-    mask = program.op(pixels)
-    if pixels is None or not isinstance(mask, PixelMask) or mask.spec.within:
+    decided = switched_on(program, cast(fx.Node, node.args[1]))
+    if decided is None:
         return None
-    whole = all(patch_size(mask.spec.granularity, extent) == extent for extent in mask.spec.map_size)
-    return pixels.all_input_nodes[0] if whole else None
+    mask, pixels = decided
+    whole = all(patch_size(pixels.granularity, extent) == extent for extent in pixels.map_size)
+    return mask if whole else None
 
 
 PASS = WholeSamples

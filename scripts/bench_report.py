@@ -1,148 +1,89 @@
 """Turn raw measurements into a page and its plots; nothing is measured here.
 
-    python scripts/bench_report.py b128.json b8.json b1.json --triton triton.json \\
-        --proof proof.json ... --sanitize sanitize.json -o docs/benchmarks/h200
+    python scripts/bench_report.py FOLDER -o docs/benchmarks/h200
 
-b128.json, ... are what `laudc bench FILE.laud ... --json` printed. Writes h200.md, h200-rates.svg and the bench's raw
-samples as h200-bench.json. What is judged first stands in docs/benchmarks/judged.toml.
+FOLDER is what `gpu_all` fills; a part that is not there is left out. PART.json is what `laudc bench FILE.laud ...
+--json` printed; triton.json, proof-*.json, sanitize.json and latency-TARGET.md are what the scripts of those names
+wrote. Writes h200.md, h200-rates.svg, h200-curves.svg and the raw samples as h200-bench.json. What is judged first
+stands in docs/benchmarks/judged.toml.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import statistics
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
 
-from laudc.report.plots import ratio_plot
+from bench_figures import OURS, Json, ablated, best_static_ms, curve_lines, judged, rate_lines
+
+from laudc.report.plots import Lines, ratio_plot
 from laudc.timing import digits, middle_half
 
 ROOT = Path(__file__).resolve().parent.parent
 JUDGED = ROOT / "docs/benchmarks/judged.toml"
-OURS = "laudc"
-
-Json = Mapping[str, Any]
+TITLES = {"b128": "Batch 128", "b8": "Batch 8", "b1": "Batch 1"}
+"""Of the parts that are judged."""
+FURTHER_TITLES = {
+    "resnet50": "ResNet-50",
+    "granularity": "Granularity",
+    "ways-b8": "The three paradigms at batch 8",
+    "ways-b32": "The three paradigms at batch 32",
+    "curves": "Time over the rate",
+    "fusion": "What each fusion brings",
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Figure:
-    """One ratio that is judged. `ms` and `of` are its two medians; none where it was not measured."""
+class Raw:
+    """What a folder holds; benches by part."""
 
-    what: str
-    over: str
-    name: str = ""
-    """What was compared with what."""
-    ms: float | None = None
-    of_ms: float | None = None
-    ratio: float | None = None
-    random: str = ""
-    must: float | None = None
-    aim: float | None = None
+    judged: Mapping[str, Json]
+    further: Mapping[str, Json]
+    triton: Json | None
+    proofs: Sequence[Json]
+    sanitized: Sequence[Json]
+    accuracy: Sequence[Path]
+    """Pages of their own, beside which their raw numbers lie."""
 
-    @property
-    def verdict(self) -> str:
-        if self.ratio is None:
-            return "not measured"
-        if self.must is None:
-            return ""
-        return (
-            "aim" if self.aim is not None and self.ratio <= self.aim else "met" if self.ratio <= self.must else "MISSED"
+    @classmethod
+    def of(cls, folder: Path) -> Raw:
+        def read(*patterns: str) -> dict[str, Json]:
+            found = (path for pattern in patterns for path in sorted(folder.glob(pattern)))
+            return {path.stem: json.loads(path.read_text()) for path in found}
+
+        return cls(
+            judged=read(*(f"{part}.json" for part in TITLES)),
+            further=read(*(f"{part}.json" for part in FURTHER_TITLES)),
+            triton=read("triton.json").get("triton"),
+            proofs=list(read("proof-*.json").values()),
+            sanitized=list(read("sanitize.json").values()),
+            accuracy=sorted(folder.glob("latency-*.md")),
         )
 
-
-def judged(rows: Sequence[Json], benches: Sequence[Json], triton: Json | None) -> list[Figure]:
-    """What the rows ask for, of what was measured."""
-    return [_figure(row, benches, triton) for row in rows]
-
-
-def _figure(row: Json, benches: Sequence[Json], triton: Json | None) -> Figure:
-    known = {"what": row["what"], "over": row["over"], "must": row.get("must"), "aim": row.get("aim")}
-    if row["over"] == "triton":
-        if triton is None:
-            return Figure(**known)
-        rates = [f"{row['rate']:g}"] if "rate" in row else list(triton["layers"][0]["rates"])
-        ratio = statistics.geometric_mean(_over_triton(triton, rates))
-        name = f"laudc over Triton, {len(triton['layers'])} layers at {', '.join(rates)}"
-        return Figure(**known, name=name, ratio=ratio, random="data and lists")
-    found = []
-    for bench in benches:
-        limit = bench["fastest_third_party"] if row["over"] == "torch" else OURS
-        if limit not in bench["static_ms"]:
-            continue
-        of_ms = statistics.median(bench["static_ms"][limit])
-        found += [
-            Figure(
-                **known,
-                name=f"{name} over static by {limit}",
-                ms=ms,
-                of_ms=of_ms,
-                ratio=ms / of_ms,
-                random=f"weights, {bench['random']}",
-            )
-            for name, ms in _candidates(row, bench)
-        ]
-    return min(found, key=lambda one: one.ratio or 0.0, default=Figure(**known))
+    def to_json(self) -> Json:
+        """Without the accuracy, which has a file of its own."""
+        return {
+            "benches": {**self.judged, **self.further},
+            "triton": self.triton,
+            "proofs": self.proofs,
+            "sanitized": self.sanitized,
+        }
 
 
-def _candidates(row: Json, bench: Json) -> Iterator[tuple[str, float]]:
-    """What the row means, in milliseconds."""
-    if "file" not in row:
-        if bench["shape"][0] == row["batch"] and OURS in bench["static_ms"]:
-            yield "static by laudc", statistics.median(bench["static_ms"][OURS])
-        return
-    for network in bench["networks"]:
-        name = Path(network["file"]).stem
-        if fnmatch(name, row["file"]):
-            yield from ((name, one["median_ms"]) for one in network["dynamic"] if one["rate"] == row["rate"])
-
-
-def _over_triton(triton: Json, rates: Sequence[str]) -> Iterator[float]:
-    """laudc's time over Triton's, by layer and rate."""
-    for layer in triton["layers"]:
-        for rate in rates:
-            samples = layer["rates"][rate]["samples_ms"]
-            yield statistics.median(samples[OURS]) / statistics.median(samples["Triton"])
-
-
-def rate_lines(bench: Json) -> dict[str, list[tuple[float, float]]]:
-    """By network, executed rate and time over that of the fastest static one that is not laudc's; static laudc too."""
-    limit = statistics.median(bench["static_ms"][bench["fastest_third_party"]])
-    lines = {
-        Path(network["file"]).stem: sorted(
-            (one["executed_rate"], one["median_ms"] / limit) for one in network["dynamic"]
-        )
-        for network in bench["networks"]
-    }
-    if OURS in bench["static_ms"]:
-        ours = statistics.median(bench["static_ms"][OURS]) / limit
-        lines["static by laudc"] = [(0.0, ours), (1.0, ours)]
-    return lines
-
-
-# ---- the page
-
-
-def page(
-    figures: Sequence[Figure],
-    benches: Sequence[Json],
-    *,
-    triton: Json | None,
-    proofs: Sequence[Json],
-    sanitized: Sequence[Json],
-    plot: str,
-) -> str:
-    """Markdown."""
-    first = benches[0]
+def page(raw: Raw, *, stem: str) -> str:
+    """Markdown; the plots are named `stem`-rates.svg and `stem`-curves.svg."""
+    first = next(iter({**raw.judged, **raw.further}.values()))
     where = first["versions"].get("gpu", first["target"])
+    figures = judged(tomllib.loads(JUDGED.read_text())["row"], list(raw.judged.values()), raw.triton)
     lines = [
         f"# Dynamic networks against the best static one, on {where}",
         "",
-        "`laudc bench FILE.laud ... --json`, one run a batch, all variants interleaved in shuffled rounds; medians.",
+        "`laudc bench FILE.laud ... --json`, one run a section, all variants interleaved in shuffled rounds; medians.",
         "Random weights, images and masks; the first block of each stage is static, the rates are of the others. Of",
         "every static variant, with norms folded and apart, the fastest counts. Versions: "
         + ", ".join(f"{name} {version}" for name, version in first["versions"].items()) + ".",
@@ -152,19 +93,27 @@ def page(
             ([one.what, one.over, _two(one.ratio), _two(one.must), _two(one.aim), one.verdict, _ms(one.ms),
               _ms(one.of_ms), one.name, one.random] for one in figures),
         ),
-        "",
-        f"![time over that of the best static network, by executed rate]({plot})",
     ]  # fmt: skip
-    for bench in benches:
-        lines += ["", *_bench_lines(bench)]
-    if triton is not None:
+    if raw.judged:
+        lines += ["", f"![time over that of the best static network, by executed rate]({stem}-rates.svg)"]
+    for part, bench in raw.judged.items():
+        lines += ["", *_bench_lines(TITLES[part], bench)]
+    if raw.triton is not None:
         from triton_compare import table
 
-        lines += ["", "#" + table(triton).rstrip()]
-    if proofs or sanitized:
+        lines += ["", "#" + table(raw.triton).rstrip()]
+    if raw.proofs or raw.sanitized:
         lines += ["", "## Proof", ""]
-    lines += [_proof_line(proof) for proof in proofs]
-    lines += [line for one in sanitized for line in _sanitized_lines(one)]
+    lines += [_proof_line(proof) for proof in raw.proofs]
+    lines += [line for one in raw.sanitized for line in _sanitized_lines(one)]
+    if raw.accuracy:
+        links = ", ".join(f"[{path.name}]({path.name})" for path in raw.accuracy)
+        lines += ["", "## Predictions", "", f"How near they come, block by block: {links}."]
+    for part, bench in raw.further.items():
+        make_lines = _fusion_lines if part == "fusion" else _bench_lines
+        lines += ["", *make_lines(FURTHER_TITLES[part], bench)]
+        if part == "curves":
+            lines += ["", f"![measured and predicted time over the executed rate]({stem}-curves.svg)"]
     return "\n".join(lines) + "\n"
 
 
@@ -184,9 +133,42 @@ def _ms(number: float | None) -> str:
     return "" if number is None else digits(number)
 
 
-def _bench_lines(bench: Json) -> Iterator[str]:
-    best = bench["fastest_third_party"]
-    limit = statistics.median(bench["static_ms"][best])
+def _headed(title: str, bench: Json) -> Iterator[str]:
+    yield f"## {title}: {'x'.join(map(str, bench['shape']))}, {bench['dtype']}"
+    yield ""
+    yield (
+        f"Random weights, {bench['random']}. Predictions {bench['calibration']}. The fastest static variant that is "
+        f"not laudc's: {bench['fastest_third_party']}, {digits(best_static_ms(bench))} ms."
+    )
+    yield ""
+
+
+def _fusion_lines(title: str, bench: Json) -> Iterator[str]:
+    """Without each optional pass: what the paper's table 1 asks."""
+    yield from _headed(title, bench)
+    heads = ("network", "without", "rate", "ms", "of the fused", "predicted ms", "of the fused, predicted")
+    yield from _grid(
+        heads,
+        (
+            [
+                one.network,
+                one.without or "nothing",
+                f"{one.rate:g}",
+                digits(one.ms),
+                _two(one.ms / one.fused_ms),
+                digits(one.predicted_ms),
+                _two(one.predicted_ms / one.fused_predicted_ms),
+            ]
+            for one in ablated(bench)
+        ),
+    )
+    if OURS in bench["static_ms"]:
+        yield ""
+        yield f"Static by laudc: {digits(statistics.median(bench['static_ms'][OURS]))} ms."
+
+
+def _bench_lines(title: str, bench: Json) -> Iterator[str]:
+    limit = best_static_ms(bench)
 
     def row(name: str, times: Sequence[float], executed: str, predicted: str, peak: int | None) -> list[str]:
         low, high = middle_half(times)
@@ -211,10 +193,7 @@ def _bench_lines(bench: Json) -> Iterator[str]:
                 numbers = (f"{one['executed_rate']:.3f}", digits(one["predicted_ms"]), network["peak_bytes"])
                 yield row(name, one["samples_ms"], *numbers)
 
-    yield f"## {'x'.join(map(str, bench['shape']))}, {bench['dtype']}"
-    yield ""
-    yield f"Predictions {bench['calibration']}. The fastest static variant that is not laudc's: {best}."
-    yield ""
+    yield from _headed(title, bench)
     heads = ("variant", "ms", "middle half", "executed rate", "predicted ms", "of the best static", "peak MB")
     yield from _grid(heads, rows())
     yield ""
@@ -261,25 +240,28 @@ def _sanitized_lines(sanitized: Json) -> Iterator[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("benches", nargs="+", type=Path)
-    parser.add_argument("--triton", type=Path)
-    parser.add_argument("--proof", nargs="*", type=Path, default=[])
-    parser.add_argument("--sanitize", nargs="*", type=Path, default=[])
+    parser.add_argument("folder", type=Path)
     parser.add_argument("-o", "--output", type=Path, default=ROOT / "docs/benchmarks/h200")
     options = parser.parse_args()
-    benches, proofs, sanitized = (
-        [json.loads(path.read_text()) for path in paths] for paths in (options.benches, options.proof, options.sanitize)
-    )
-    triton = json.loads(options.triton.read_text()) if options.triton else None
-    figures = judged(tomllib.loads(JUDGED.read_text())["row"], benches, triton)
-    plot = options.output.with_name(f"{options.output.name}-rates.svg")
+    output, raw = options.output, Raw.of(options.folder)
+    if not (raw.judged or raw.further):
+        parser.error(f"{options.folder} holds no bench; run scripts/gpu_all {options.folder} on the device")
+
+    def plot(name: str, title: str, panels: Mapping[str, Lines]) -> None:
+        drawn = ratio_plot(".svg", title, panels, x_label="executed rate", y_label="ratio")
+        output.with_name(f"{output.name}-{name}.svg").write_bytes(drawn)
+
     title = "Time over that of the best static network"
-    panels = {f"batch {bench['shape'][0]}": rate_lines(bench) for bench in benches}
-    plot.write_bytes(ratio_plot(".svg", title, panels, x_label="executed rate", y_label="ratio"))
-    text = page(figures, benches, triton=triton, proofs=proofs, sanitized=sanitized, plot=plot.name)
-    options.output.with_suffix(".md").write_text(text)
-    raw = {"benches": benches, "proofs": proofs, "sanitized": sanitized}
-    options.output.with_name(f"{options.output.name}-bench.json").write_text(json.dumps(raw, indent=1) + "\n")
+    if raw.judged:
+        plot("rates", title, {TITLES[part].lower(): rate_lines(bench) for part, bench in raw.judged.items()})
+    if "curves" in raw.further:
+        plot("curves", title, curve_lines(raw.further["curves"]))
+    for path in raw.accuracy:
+        for name in (path.name, path.with_suffix(".json").name):
+            shutil.copy(options.folder / name, output.parent)
+    text = page(raw, stem=output.name)
+    output.with_suffix(".md").write_text(text)
+    output.with_name(f"{output.name}-bench.json").write_text(json.dumps(raw.to_json(), indent=1) + "\n")
     print(text)
 
 

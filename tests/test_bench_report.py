@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import tomllib
 from collections.abc import Callable
+from fnmatch import fnmatch
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
+
+from laudc.pipeline import optional_passes
 
 
 @pytest.fixture
@@ -60,7 +64,9 @@ TRITON = {"device": "a GPU", "batch": 128, "layers": [
 
 
 def test_a_ratio_is_judged_by_its_bars(report: ModuleType) -> None:
-    run = bench(128, net_layer_b128={1.0: 6.0, 0.5: 4.0}, net_channel_8_b128={0.5: 3.5}, net_channel_16_b128={0.5: 3.0})
+    measured = bench(
+        128, net_layer_b128={1.0: 6.0, 0.5: 4.0}, net_channel_8_b128={0.5: 3.5}, net_channel_16_b128={0.5: 3.0}
+    )
     rows = [
         {"what": "layers", "file": "net-layer-*", "rate": 0.5, "over": "torch", "must": 0.5, "aim": 0.4},
         {"what": "layers", "file": "net-layer-*", "rate": 0.5, "over": "laudc", "must": 0.7, "aim": 0.6},
@@ -69,50 +75,95 @@ def test_a_ratio_is_judged_by_its_bars(report: ModuleType) -> None:
         {"what": "static", "batch": 1, "over": "torch"},
         {"what": "kernels", "over": "triton", "must": 0.6},
     ]
-    found = report.judged(rows, [run], TRITON)
+    found = report.judged(rows, [measured], TRITON)
     assert [one.ratio for one in found] == [0.4, 0.8, 0.3, 0.5, None, 0.5]
     assert [one.verdict for one in found] == ["aim", "MISSED", "met", "", "not measured", "met"]
     assert found[2].name == "net-channel-16-b128 over static by CUDA graph"
 
 
-def test_the_page_and_its_plot_come_of_raw_files(
+def written(folder: Path, **raw: object) -> Path:
+    folder.mkdir()
+    for name, value in raw.items():
+        (folder / f"{name.replace('_', '-')}.json").write_text(json.dumps(value))
+    return folder
+
+
+def run(report: ModuleType, monkeypatch: pytest.MonkeyPatch, folder: Path) -> str:
+    """The page of what a folder holds."""
+    pytest.importorskip("matplotlib")
+    output = folder.parent / "page"
+    monkeypatch.setattr("sys.argv", ["report", str(folder), "-o", str(output)])
+    report.main()
+    return output.with_suffix(".md").read_text()
+
+
+def test_the_page_and_its_plots_come_of_raw_files(
     report: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip("matplotlib")
-    for batch in (128, 1):
-        name = f"resnet101-layer-r0.4-b{batch}"
-        raw = bench(batch, **{name: {1.0: 6.0, 0.4: 3.0}})
-        (tmp_path / f"b{batch}.json").write_text(json.dumps(raw))
-    (tmp_path / "triton.json").write_text(json.dumps(TRITON))
-    output = tmp_path / "page"
-    monkeypatch.setattr(
-        "sys.argv",
-        [
-            "report",
-            f"{tmp_path}/b128.json",
-            f"{tmp_path}/b1.json",
-            "--triton",
-            f"{tmp_path}/triton.json",
-            "-o",
-            str(output),
-        ],
-    )
-    report.main()
-    text = output.with_suffix(".md").read_text()
+    layers = {batch: bench(batch, **{f"resnet101-layer-r0.4-b{batch}": {1.0: 6.0, 0.4: 3.0}}) for batch in (128, 1)}
+    folder = written(tmp_path / "raw", b128=layers[128], b1=layers[1], triton=TRITON, curves=layers[128])
+    for name in ("latency-h200.md", "latency-h200.json"):
+        (folder / name).write_text(name)
+    text = run(report, monkeypatch, folder)
     assert "| layers at .4, batch 128 | torch | 0.30 |" in text
     assert "| static by laudc, batch 1 | torch | 0.50 |" in text
     assert "| patches 8-4-7-1 at .5, batch 128 | torch |  | 0.60 | 0.52 | not measured |" in text
     assert "- static by torch.compile was not run: no compiler" in text
     assert "blocks predicted within 25% (median), at worst 25% (layer1.0)" in text
     assert "## Gathered convolutions against Triton on a GPU" in text
-    assert (tmp_path / "page-rates.svg").read_bytes().startswith(b"<?xml")
-    assert len(json.loads((tmp_path / "page-bench.json").read_text())["benches"]) == 2
+    assert "[latency-h200.md](latency-h200.md)" in text
+    assert text.count("Random weights, images and masks. ") == 3
+    for plot in ("rates", "curves"):
+        assert f"(page-{plot}.svg)" in text
+        assert (tmp_path / f"page-{plot}.svg").read_bytes().startswith(b"<?xml")
+    assert (tmp_path / "latency-h200.json").exists()
+    raw = json.loads((tmp_path / "page-bench.json").read_text())
+    assert list(raw["benches"]) == ["b128", "b1", "curves"]
+    assert raw["triton"] == TRITON
+
+
+def test_each_fusion_stands_beside_the_network_that_has_it(
+    report: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    named = {
+        "net-layer-b128-without-conv-add": {0.5: 5.0},
+        "net-layer-b128": {0.5: 4.0},
+        "net-spatial-b128": {0.5: 3.0},
+    }
+    text = run(report, monkeypatch, written(tmp_path / "raw", fusion=bench(128, **named)))
+    assert "| net-layer-b128 | conv-add | 0.5 | 5 | 1.25 | 5 | 1.25 |" in text
+    assert "| net-spatial-b128 | nothing | 0.5 | 3 | 1.00 | 3 | 1.00 |" in text
+    assert "not measured" in text  # what is judged was not run
+
+
+def test_a_folder_without_a_bench_makes_no_page(
+    report: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        run(report, monkeypatch, written(tmp_path / "raw"))
+    assert "holds no bench; run scripts/gpu_all" in capsys.readouterr().err
+
+
+def test_a_line_goes_from_rate_to_rate(script: Callable[[str], ModuleType]) -> None:
+    lines = script("bench_figures").curve_lines(bench(128, net={1.0: 6.0, 0.5: 4.0}))
+    assert lines == {
+        "net": {
+            "measured": [(0.5, 0.4), (1.0, 0.6)],
+            "predicted": [(0.5, 0.4), (1.0, 0.6)],
+            "static by laudc": [(0.0, 0.5), (1.0, 0.5)],
+        }
+    }
 
 
 def test_what_is_judged_names_networks_that_are_made(report: ModuleType, script: Callable[[str], ModuleType]) -> None:
-    import tomllib
-    from fnmatch import fnmatch
-
-    made = [str(case) for case in script("gpu_networks").JUDGED]
+    made = [str(case) for part in report.TITLES for case in script("gpu_networks").PARTS[part]]
     patterns = [row["file"] for row in tomllib.loads(report.JUDGED.read_text())["row"] if "file" in row]
     assert all(any(fnmatch(name, pattern) for name in made) for pattern in patterns)
+
+
+def test_every_part_has_its_place_on_the_page(report: ModuleType, script: Callable[[str], ModuleType]) -> None:
+    networks = script("gpu_networks")
+    assert set(networks.PARTS) == {*report.TITLES, *report.FURTHER_TITLES}
+    cases = [case for part in networks.PARTS.values() for case in part]
+    assert all(networks.Case.named(str(case)) == case for case in cases)
+    assert {less for case in cases for less in case.left_out} <= set(optional_passes())

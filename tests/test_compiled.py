@@ -100,6 +100,16 @@ def test_given_masks_are_obeyed_and_read_back(dynamic: DynamicModel, compiled: C
     assert all(torch.equal(compiled.decisions[key], mask) for key, mask in masks.items())
 
 
+def test_the_masks_of_the_call_before_can_stay(dynamic: DynamicModel, compiled: CompiledModel) -> None:
+    masks = random_masks_like(dynamic.program, rate=0.5, batch=2)
+    with torch.no_grad():
+        own, forced = (compiled.runner(IMAGE, given)[0] for given in ({}, masks))
+        again, decided = compiled.runner(IMAGE, None)
+        assert torch.equal(again, forced)
+        assert all(torch.equal(decided[key][0], mask) for key, mask in masks.items())
+        assert torch.equal(compiled.runner(IMAGE, {})[0], own)
+
+
 def test_compiling_leaves_the_model_in_its_mode_and_takes_the_weights_as_they_are() -> None:
     model = laudc.transform(conditioned(TinyNet), IMAGE).train()
     modes = [module.training for module in model.modules()]

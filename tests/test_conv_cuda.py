@@ -20,7 +20,9 @@ from laudc.targets import TARGETS
 from laudc.testing import Residual, conv_norm, nvrtc_for, random_images
 
 sys.path.insert(0, str(Path(__file__).parent / "gpu"))
-from conv_cases import CHANNELS, GENERAL, RESNET50, TENSOR_CORE, Case, conv
+from conv_case import Case, conv
+from conv_cases import CHANNELS, GENERAL, TENSOR_CORE
+from resnet50_cases import RESNET50
 
 SIMT, MMA, WGMMA = (SCHEDULES[name] for name in ("conv-simt", "conv-mma", "conv-wgmma"))
 TX2, V100, A100, H200 = (TARGETS[name] for name in ("jetson-tx2", "v100", "a100", "h200"))

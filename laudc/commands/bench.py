@@ -26,6 +26,9 @@ _TOO_SLOW = 1
 @click.option("--rates", type=_options.parse_rates, default=".5", metavar="R,...", help="Of the random masks.")
 @click.option("--rounds", type=click.IntRange(min=3), default=15, help="Calls of each variant; medians count.")
 @click.option("--quick", is_flag=True, help="Without torch.compile's variants, which take minutes to prepare.")
+@click.option(
+    "--static", multiple=True, metavar="NAME", help="Only this static variant, as tables name it; repeatable."
+)
 @click.option("--blocks", is_flag=True, help="Print each block's time too, measured kernel by kernel.")
 @click.option("--require-speedup", type=float, metavar="X", help="Exit with 1 below X times the fastest static one.")
 @_options.trust
@@ -36,6 +39,7 @@ def _bench(
     rates: tuple[float, ...],
     rounds: int,
     quick: bool,
+    static: tuple[str, ...],
     blocks: bool,
     require_speedup: float | None,
     trust: bool,
@@ -60,7 +64,8 @@ def _bench(
         found = {str(path): _read(path) for path in artifacts}
         warn_of_cache()
         models = {name: _model(file, trust) for name, file in found.items()}
-        result = run_benchmark(models, Options(rates=rates, rounds=rounds, seed=seed, compiled=not quick, now=now))
+        how = Options(rates=rates, rounds=rounds, seed=seed, compiled=not quick, static=static, now=now)
+        result = run_benchmark(models, how)
     model = next(iter(models.values()))
     if as_json:
         print_json(_facts(model, result))

@@ -71,8 +71,11 @@ class Runner:
         self._forced: frozenset[str] = frozenset()
         self._replay = Replay(self._launch, overlapping=_overlapping(executable)) if on_gpu else None
 
-    def __call__(self, x: Tensor, masks: Mapping[str, Tensor]) -> tuple[Tensor, Decided]:
-        """The output, fresh, and by masker the decisions that were obeyed and the masker's own keep logits."""
+    def __call__(self, x: Tensor, masks: Mapping[str, Tensor] | None) -> tuple[Tensor, Decided]:
+        """The output, fresh, and by masker the decisions that were obeyed and the masker's own keep logits.
+
+        masks: the decisions that are forced; None for those of the call before, which are not copied again.
+        """
         if x.device != self._device:
             raise InputError(
                 f"the input is on {x.device}, the network on {self._device}",
@@ -152,21 +155,25 @@ class Runner:
         finally:
             self._arena.copy_(before)
 
-    def _take(self, x: Tensor, masks: Mapping[str, Tensor]) -> None:
+    def _take(self, x: Tensor, masks: Mapping[str, Tensor] | None) -> None:
         """Copy the input in, and the decisions that are given to where their maskers look for them.
 
         On a CPU the image without torch's threads: they would spin for milliseconds beside TVM's.
         """
-        for key in self._forced - masks.keys():
-            self._given[key].fill_(NOT_GIVEN)
-        for key, mask in masks.items():
-            self._given[key].copy_(mask)
-        self._forced = frozenset(masks)
+        if masks is not None:
+            self._force(masks)
         image = _logical(self._image)
         if self._device.type == "cpu":
             np.copyto(image.numpy(), x.numpy(), casting="same_kind")
         else:
             image.copy_(x)
+
+    def _force(self, masks: Mapping[str, Tensor]) -> None:
+        for key in self._forced - masks.keys():
+            self._given[key].fill_(NOT_GIVEN)
+        for key, mask in masks.items():
+            self._given[key].copy_(mask)
+        self._forced = frozenset(masks)
 
     def poison(self) -> None:
         """Fill every buffer with NaN, so that a value nobody computed shows."""

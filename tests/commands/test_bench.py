@@ -102,6 +102,62 @@ def test_a_variant_that_cannot_be_run_is_named(cli: Cli, compiled: Path, monkeyp
     assert "static by torch.compile was not run: RuntimeError: no compiler\n" in said.out
 
 
+def test_what_the_compiler_behind_torch_raised_is_said(cli: Cli, compiled: Path, monkeypatch: Any) -> None:
+    from torch._dynamo.exc import BackendCompilerFailed
+
+    def broken(*_: object) -> None:
+        raise BackendCompilerFailed(lambda: None, ValueError("no\nroom"), None)
+
+    monkeypatch.setattr("laudc.baselines._compiled", broken)
+    said = cli("bench", str(compiled), "--rounds", "3")
+    assert "static by torch.compile was not run: ValueError: no\n" in said.out
+
+
+def test_only_some_static_variants_are_timed(cli: Cli, compiled: Path) -> None:
+    said = cli("bench", str(compiled), "--rounds", "3", "--static", "laudc", "--static", "torch", "--json")
+    assert list(json.loads(said.out)["static_ms"]) == ["laudc", "torch"]
+
+
+def test_a_static_variant_is_known_and_one_is_torchs(cli: Cli, compiled: Path, monkeypatch: Any) -> None:
+    assert cli("bench", str(compiled), "--static", "torhc").error == ("no static variant 'torhc'; did you mean torch?")
+    none = "no static network by torch is there to compare with"
+    assert cli("bench", str(compiled), "--static", "laudc").error == f"{none}; let torch be among them"
+
+    def broken(*_: object) -> None:
+        raise RuntimeError("no compiler")
+
+    monkeypatch.setattr("laudc.baselines._compiled", broken)
+    assert cli("bench", str(compiled), "--static", "torch.compile").error == (
+        f"{none} (torch.compile: RuntimeError: no compiler); let torch be among them"
+    )
+
+
+def test_masks_are_copied_before_the_calls_that_are_timed(
+    cli: Cli, compiled: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from laudc.kernels.run import Runner
+
+    given: list[bool] = []
+    called = Runner.__call__
+
+    def watched(self: Runner, x: Any, masks: Any) -> Any:
+        given.append(masks is not None)
+        return called(self, x, masks)
+
+    def timed(variants: Mapping[str, Callable[[int], object]], **_: object) -> dict[str, list[float]]:
+        at_one, at_none = (call for name, call in variants.items() if "at rate" in name)
+        given.clear()
+        for call, number in ((at_one, 0), (at_none, 0), (at_one, 1)):
+            call(number)  # which nobody times
+            call(number)
+        assert given == [True, False] * 3
+        return dict.fromkeys(variants, [1.0] * 3)
+
+    monkeypatch.setattr(Runner, "__call__", watched)
+    monkeypatch.setattr("laudc.benchmark.interleaved_ms", timed)
+    assert cli("bench", str(compiled), "--quick", "--rounds", "3", "--rates", "0").exit_code == 0
+
+
 def test_what_is_not_compiled_is_refused(cli: Cli, converted: Path) -> None:
     said = cli("bench", str(converted))
     assert said.error == f"{converted} is converted, not compiled; run laudc compile {converted}"

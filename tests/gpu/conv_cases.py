@@ -2,79 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Any
+from conv_case import HALVED, LISTED, THREE, WHOLE, Case, conv
 
-from laudc.ops.conv2d import Conv2dSpec
 from laudc.ops.linear import LinearSpec
-from laudc.schedules.base import Work
-from laudc.types import TensorType
-
-AROUND = (1, 1, 1, 1)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Case:
-    """A spec at the size of the map it reads."""
-
-    name: str
-    spec: Conv2dSpec | LinearSpec
-    size: tuple[int, int] = (7, 9)
-
-    def work(self, batch: int, dtype: str) -> Work:
-        operands = tuple(self._operand(name, batch, dtype) for name in self.spec.operands)
-        return Work(spec=self.spec, operands=operands, results=self.spec.results(operands))
-
-    @property
-    def out_size(self) -> tuple[int, int]:
-        assert isinstance(self.spec, Conv2dSpec)
-        return self.spec.map_size if self.spec.gathered else self.spec.out_size(*self.size)
-
-    @property
-    def decisions(self) -> int:
-        assert isinstance(self.spec, Conv2dSpec)
-        spec = self.spec
-        inner, unit = (
-            (spec.in_channels, spec.channels_in) if spec.channels_in else (spec.out_channels, spec.channels_out)
-        )
-        return inner // unit
-
-    def _operand(self, name: str, batch: int, dtype: str) -> TensorType:
-        if isinstance(self.spec, LinearSpec):
-            return TensorType(shape=(batch, self.spec.in_features), dtype=dtype)
-        spec, (height, width) = self.spec, self.out_size
-        rows = batch * height * width
-        match name:
-            case "x" if spec.gathered:
-                return TensorType(shape=(rows, spec.in_channels * spec.taps), dtype=dtype)
-            case "x":
-                return TensorType(shape=(batch, spec.in_channels, *self.size), dtype=dtype)
-            case "rows" if spec.samples:
-                return TensorType(shape=(batch, 1, 1), dtype="float32")
-            case "sums":
-                return TensorType(shape=(batch, spec.out_channels), dtype="int64")
-            case "rows":
-                return TensorType(shape=(batch + 1 + rows,), dtype="int32")
-            case "shortcut":
-                down, right = spec.shortcut_stride
-                return TensorType(shape=(batch, spec.shortcut, height * down - down + 1, width * right), dtype=dtype)
-            case "gain":
-                return TensorType(shape=(batch, 1, height, width), dtype="float32")
-            case "channels":
-                return TensorType(shape=(batch, 1 + self.decisions), dtype="int32")
-            case _:
-                return TensorType(shape=(batch, spec.out_channels, height, width), dtype=dtype)
-
-
-def conv(name: str, *, size: tuple[int, int] = (7, 9), **fields: Any) -> Case:
-    spec = Conv2dSpec(**fields)
-    return Case(name=name, spec=replace(spec, map_size=spec.out_size(*size)) if spec.gathered else spec, size=size)
-
-
-THREE = {"kernel": (3, 3), "padding": AROUND}
-LISTED = {"rows": True, "bias": True, "activation": "relu"}
-WHOLE = {**LISTED, "samples": True}
-HALVED = {"shortcut_stride": (2, 2)}
 
 GENERAL = (
     conv("1x1", in_channels=16, out_channels=24, bias=True),
@@ -448,55 +378,3 @@ CHANNELS = (
     ),
 )
 """What tensor-core schedules with channel lists take, in float16."""
-
-
-def _resnet50() -> tuple[Case, ...]:
-    made: dict[Conv2dSpec | LinearSpec, Case] = {}
-
-    def add(name: str, size: int, **fields: Any) -> None:
-        case = conv(name, size=(size, size), bias=True, **fields)
-        made.setdefault(case.spec, case)
-
-    add(
-        "stem",
-        224,
-        in_channels=3,
-        out_channels=64,
-        kernel=(7, 7),
-        stride=(2, 2),
-        padding=(3, 3, 3, 3),
-        activation="relu",
-    )
-    for stage, (size, inner) in enumerate(((56, 64), (28, 128), (14, 256), (7, 512)), 1):
-        outer, came = inner * 4, 64 if stage == 1 else inner * 2
-        stride, before = ((1, 1), size) if stage == 1 else ((2, 2), size * 2)
-        add(f"{stage} first", before, in_channels=came, out_channels=inner, activation="relu")
-        add(
-            f"{stage} second, strided",
-            before,
-            in_channels=inner,
-            out_channels=inner,
-            stride=stride,
-            activation="relu",
-            **THREE,
-        )
-        add(f"{stage} third, new", size, in_channels=inner, out_channels=outer, residual="dense", activation="relu")
-        add(f"{stage} projection", before, in_channels=came, out_channels=outer, stride=stride)
-        add(f"{stage} conv1", size, in_channels=outer, out_channels=inner, rows=True, activation="relu")
-        add(f"{stage} conv2", size, in_channels=inner, out_channels=inner, rows=True, activation="relu", **THREE)
-        add(
-            f"{stage} conv3",
-            size,
-            in_channels=inner,
-            out_channels=outer,
-            rows=True,
-            residual="in_place",
-            activation="relu",
-        )
-    head = LinearSpec(in_features=2048, out_features=1000, bias=True)
-    made[head] = Case(name="head", spec=head)
-    return tuple(made.values())
-
-
-RESNET50 = _resnet50()
-"""The different kernels of a spatially dynamic ResNet-50, its first blocks of a stage static."""

@@ -26,7 +26,9 @@ import torch
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parent))
-from conv_cases import CHANNELS, GENERAL, RESNET50, TENSOR_CORE, Case
+from conv_case import Case
+from conv_cases import CHANNELS, GENERAL, TENSOR_CORE
+from resnet50_cases import RESNET50
 
 from laudc.compare import relative_error
 from laudc.kernels.build import Binary, build

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
+from functools import cache
+from typing import Any
 
 import pytest
 import torch
@@ -26,6 +28,7 @@ SHAPE = (3, 3, 64, 64)
 BLOCKS = (4, 3, 2, 2)
 
 
+@cache
 def network(*paradigms: str, keep_first: bool = True, dtype: str = "float16") -> Program:
     """A small ResNet of bottlenecks whose blocks take the paradigms in turn, typed; stage 4 has maps of 2 x 2."""
     from torchvision.models.resnet import Bottleneck, ResNet
@@ -42,8 +45,10 @@ def network(*paradigms: str, keep_first: bool = True, dtype: str = "float16") ->
     return program_for(made, SHAPE, dtype=dtype)
 
 
-def lowered(program: Program, *, without: tuple[str, ...] = (), target: str = "h200") -> Program:
-    return pipeline.run(program, passes_for(TARGETS[target], None, without))[0]
+@cache
+def lowered(*paradigms: str, without: tuple[str, ...] = (), target: str = "h200", **how: Any) -> Program:
+    """`network` of these."""
+    return pipeline.run(network(*paradigms, **how), passes_for(TARGETS[target], None, without))[0]
 
 
 def names_of(program: Program) -> Counter[str]:
@@ -55,7 +60,7 @@ def names_of(program: Program) -> Counter[str]:
 def test_nothing_changes_but_who_adds_up(paradigms: tuple[str, ...], keep_first: bool) -> None:
     """By the reference, and with every buffer really written where the update in place writes."""
     plain = network(*paradigms, keep_first=keep_first)
-    before, after = lowered(plain, without=("keep-sums",)), lowered(plain)
+    before, after = (lowered(*paradigms, keep_first=keep_first, without=less) for less in (("keep-sums",), ()))
     assert names_of(after)["sums_channel_masker"] == names_of(before)["channel_masker"] > 0
     x = random_images(*SHAPE)
     for rate in (0.0, 0.4, 1.0):
@@ -68,7 +73,7 @@ def test_nothing_changes_but_who_adds_up(paradigms: tuple[str, ...], keep_first:
 
 
 def test_where_first_blocks_stay_no_map_is_read_to_decide_and_only_they_begin_at_zero() -> None:
-    names = names_of(lowered(network("channel")))
+    names = names_of(lowered("channel"))
     assert names["sums_channel_masker"] == sum(BLOCKS) - len(BLOCKS)
     assert names["zero_sums"] == 3
     assert names["channel_sums"] == 1  # in stage 4, whose maps are too small for a dense convolution to add them up
@@ -77,7 +82,7 @@ def test_where_first_blocks_stay_no_map_is_read_to_decide_and_only_they_begin_at
 
 
 def test_sums_of_nothing_go_from_the_masker_to_who_writes_the_next_map() -> None:
-    program = lowered(network("channel"))
+    program = lowered("channel")
     begun = [
         node.args[-1].all_input_nodes[0]
         for node, op in program.ops()
@@ -88,7 +93,7 @@ def test_sums_of_nothing_go_from_the_masker_to_who_writes_the_next_map() -> None
 
 
 def test_a_layer_between_hands_its_sums_on() -> None:
-    program = lowered(network("channel", "layer"))
+    program = lowered("channel", "layer")
     kinds = [
         (op.spec.samples, op.spec.channels_in) for _, op in program.ops() if isinstance(op, Conv2d) and op.spec.sums
     ]
@@ -96,14 +101,14 @@ def test_a_layer_between_hands_its_sums_on() -> None:
 
 
 def test_where_first_blocks_may_be_skipped_their_sums_are_taken_from_the_map() -> None:
-    program = lowered(network("channel", keep_first=False))
+    program = lowered("channel", keep_first=False)
     assert names_of(program)["sums_channel_masker"] == sum(BLOCKS)
     taken = [node.all_input_nodes[0].name for node, op in program.ops() if isinstance(op, ChannelSums)]
     assert "maxpool" in taken
 
 
 def test_the_masker_of_a_list_that_it_made_itself_is_known() -> None:
-    program = lowered(network("channel"))
+    program = lowered("channel")
     found = {
         (lists.channels, lists.decisions)
         for node, op in program.ops()
@@ -119,6 +124,6 @@ def test_the_masker_of_a_list_that_it_made_itself_is_known() -> None:
     [("float32", "h200"), ("bfloat16", "h200"), ("float16", "jetson-tx2"), ("float32", "cpu")],
 )
 def test_without_kernels_for_it_pools_maskers_and_lists_stay(dtype: str, target: str) -> None:
-    names = names_of(lowered(network("channel", dtype=dtype), target=target))
+    names = names_of(lowered("channel", dtype=dtype, target=target))
     assert names["channel_masker"] == names["channel_list"] == names["global_pool"] - 1 > 0
     assert not {"sums_channel_masker", "channel_sums", "zero_sums"} & set(names)

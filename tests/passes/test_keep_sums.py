@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import cache
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, fx
@@ -20,9 +23,8 @@ from laudc.testing import random_images, random_masks_like, run_overwriting, sam
 SHAPE = (3, 3, 64, 64)
 
 
-def network(
-    *, keep_first: bool = False, dtype: str = "float16", paradigm: str = "layer", target: str = "h200"
-) -> Program:
+@cache
+def network(*, keep_first: bool = False, dtype: str = "float16", paradigm: str = "layer") -> Program:
     """A small ResNet of bottlenecks, typed; stage 4 has maps of 2 x 2."""
     from torchvision.models.resnet import Bottleneck, ResNet
 
@@ -34,16 +36,18 @@ def network(
     return program_for(dynamic.program, SHAPE, dtype=dtype)
 
 
-def lowered(program: Program, *, without: tuple[str, ...] = (), target: str = "h200") -> Program:
-    return pipeline.run(program, passes_for(TARGETS[target], None, without))[0]
+@cache
+def lowered(*, without: tuple[str, ...] = (), target: str = "h200", **how: Any) -> Program:
+    """`network` of these."""
+    return pipeline.run(network(**how), passes_for(TARGETS[target], None, without))[0]
 
 
 @pytest.mark.parametrize("keep_first", [True, False])
 def test_nothing_changes_but_who_adds_up(keep_first: bool) -> None:
     """By the reference, and with every buffer really written where the update in place writes."""
     plain = network(keep_first=keep_first)
-    before = lowered(plain, without=("keep-sums", "whole-samples"))
-    after = lowered(plain)
+    before = lowered(keep_first=keep_first, without=("keep-sums", "whole-samples"))
+    after = lowered(keep_first=keep_first)
     x = random_images(*SHAPE)
     for rate in (0.0, 0.4, 1.0):
         masks = random_masks_like(plain, rate=rate, batch=SHAPE[0], seed=int(10 * rate))
@@ -54,7 +58,7 @@ def test_nothing_changes_but_who_adds_up(keep_first: bool) -> None:
 
 
 def test_the_sums_are_those_of_the_map_whatever_was_skipped() -> None:
-    after = lowered(network(keep_first=True))
+    after = lowered(keep_first=True)
     masks = random_masks_like(after, rate=0.5, batch=SHAPE[0])
     seen: dict[str, tuple[Tensor, Tensor]] = {}
 
@@ -74,7 +78,7 @@ def test_the_sums_are_those_of_the_map_whatever_was_skipped() -> None:
 
 
 def test_where_first_blocks_stay_no_map_is_read_to_decide_and_no_list_is_made() -> None:
-    after = lowered(network(keep_first=True))
+    after = lowered(keep_first=True)
     names = [op.spec.name for _, op in after.ops()]
     assert names.count("sums_masker") == 5
     assert names.count("channel_sums") == 1  # in stage 4, whose maps are too small for a convolution to add them up
@@ -82,7 +86,7 @@ def test_where_first_blocks_stay_no_map_is_read_to_decide_and_no_list_is_made() 
 
 
 def test_where_first_blocks_may_be_skipped_their_sums_are_taken_from_the_map() -> None:
-    after = lowered(network(keep_first=False))
+    after = lowered(keep_first=False)
     names = [op.spec.name for _, op in after.ops()]
     assert names.count("sums_masker") == 9
     taken = [node.all_input_nodes[0].name for node, op in after.ops() if op.spec.name == "channel_sums"]
@@ -94,7 +98,7 @@ def test_where_first_blocks_may_be_skipped_their_sums_are_taken_from_the_map() -
 
 @pytest.mark.parametrize(("dtype", "target"), [("float32", "h200"), ("float16", "jetson-tx2"), ("float32", "cpu")])
 def test_without_kernels_for_it_lists_and_maskers_stay(dtype: str, target: str) -> None:
-    after = lowered(network(keep_first=True, dtype=dtype), target=target)
+    after = lowered(keep_first=True, dtype=dtype, target=target)
     names = {op.spec.name for _, op in after.ops()}
     assert {"row_list", "patch_rows"} & names
     assert not {"sums_masker", "channel_sums", "zero_sums"} & names
@@ -109,5 +113,5 @@ def test_in_bfloat16_samples_are_read_as_in_float16_and_maskers_look_at_maps() -
 
 
 def test_patches_keep_their_lists() -> None:
-    after = lowered(network(keep_first=True, paradigm="spatial"))
+    after = lowered(keep_first=True, paradigm="spatial")
     assert not any(isinstance(op, Conv2d) and op.spec.samples and op.spec.sums for _, op in after.ops())

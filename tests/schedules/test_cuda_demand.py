@@ -15,7 +15,9 @@ from laudc.schedules._cuda_problem import problem_of
 from laudc.targets import TARGETS, Target
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "gpu"))
-from conv_cases import CHANNELS, GENERAL, RESNET50, TENSOR_CORE, Case, conv
+from conv_case import Case, conv
+from conv_cases import CHANNELS, GENERAL, TENSOR_CORE
+from resnet50_cases import RESNET50
 
 KINDS = (
     ("conv-simt", TARGETS["v100"], "float32"),
