@@ -105,7 +105,7 @@ def test_without_kernels_for_it_lists_and_maskers_stay(dtype: str, target: str) 
 
 
 def test_in_bfloat16_samples_are_read_as_in_float16_and_maskers_look_at_maps() -> None:
-    after = lowered(network(keep_first=True, dtype="bfloat16"))
+    after = lowered(keep_first=True, dtype="bfloat16")
     names = [op.spec.name for _, op in after.ops()]
     assert "patch_masker" in names
     assert not {"row_list", "patch_rows", "sums_masker", "channel_sums", "zero_sums"} & set(names)
