@@ -46,9 +46,10 @@ def kernel_error(
 def _reference(op: Op, dtype: torch.dtype) -> Op:
     """The op with the weights that the kernels multiply by: rounded, in a half-precision network."""
     plain = op.replaced()
-    if dtype != torch.float32 and not isinstance(op, Masker) and "weight" in op.spec.weights():
-        rounded = getattr(op, "weight").detach().to(dtype).float()  # noqa: B009  ops with weights have it
-        plain.register_parameter("weight", torch.nn.Parameter(rounded))
+    if dtype != torch.float32 and not isinstance(op, Masker):
+        for name in (name for name in op.spec.weights() if name.endswith("weight")):
+            rounded = getattr(op, name).detach().to(dtype).float()
+            plain.register_parameter(name, torch.nn.Parameter(rounded))
     return plain
 
 
