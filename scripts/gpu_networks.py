@@ -31,6 +31,8 @@ from laudc.pipeline import optional_passes
 from laudc.static_network import in_laudc
 
 ALL = "all"
+_THREADS = 2
+"""Of each process that makes networks."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -151,8 +153,8 @@ def main() -> None:
     folder = None if options.build else options.output
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
-    workers = max(1, (os.cpu_count() or 1) // 2)
-    with ProcessPoolExecutor(min(workers, len(cases)), mp_context=get_context("spawn")) as pool:
+    workers = min(len(cases), max(1, (os.cpu_count() or 1) // _THREADS))
+    with ProcessPoolExecutor(workers, get_context("spawn"), torch.set_num_threads, (_THREADS,)) as pool:
         made = [pool.submit(make, case, options.target, folder, static=case in of_static.values()) for case in cases]
         for one in made:
             print(one.result(), flush=True)

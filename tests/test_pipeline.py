@@ -111,7 +111,7 @@ def test_what_is_no_fusion_cannot_be_left_out(name: str) -> None:
         lowering(without=[name])
 
 
-@pytest.mark.parametrize("paradigm", ["spatial", "spatial+channel"])
+@pytest.mark.parametrize("paradigm", ["spatial", pytest.param("spatial+channel", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("without", [(), *((name,) for name in optional_passes()), optional_passes()], ids="+".join)
 def test_switching_off_a_fusion_changes_no_output(without: tuple[str, ...], paradigm: str) -> None:
     program = tiny_converted(paradigm)

@@ -211,7 +211,13 @@ def test_a_network_is_its_structure_and_not_its_name_weights_batch_mode_or_data_
     assert structure_digest(program_for(program, (1, 3, 48, 64))) != STRUCTURE
 
 
-@pytest.mark.parametrize("made", [models.resnet34, models.resnext50_32x4d, models.wide_resnet50_2])
+@pytest.mark.parametrize(
+    "made",
+    [
+        models.resnet34,
+        *(pytest.param(made, marks=pytest.mark.slow) for made in (models.resnext50_32x4d, models.wide_resnet50_2)),
+    ],
+)
 def test_networks_with_blocks_of_the_same_names_differ(made: Callable[..., nn.Module]) -> None:
     example = torch.zeros(1, 3, 64, 64)
     resnet50 = read_blocks(models.resnet50().eval(), example)

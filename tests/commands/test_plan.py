@@ -64,11 +64,11 @@ def test_a_plan_that_was_made_is_written_again_without_torch(cli: Cli, folder: P
 
 def test_another_question_has_another_plan(cli: Cli) -> None:
     def facts(**other: str) -> object:
-        asked = {"target": "v100", "paradigm": "layer", "size": "64"} | other
+        asked = {"target": "jetson-tx2", "paradigm": "layer", "size": "32"} | other
         words = [word for name, value in asked.items() for word in (f"--{name}", value)]
-        return json.loads(cli("plan", "resnet18", *words, "--json", "--force").out)
+        return json.loads(cli("plan", "net.py:Tiny", *words, "--json", "--force").out)
 
-    others = ({"rate": "0.4"}, {"batch": "2"}, {"target": "jetson-tx2"}, {"size": "96"}, {"paradigm": "channel"})
+    others = ({"rate": "0.4"}, {"batch": "2"}, {"target": "v100"}, {"size": "64"}, {"paradigm": "channel"})
     plan = facts()
     assert all(facts(**other) != plan for other in others)
 

@@ -15,7 +15,7 @@ from laudc.latency.network import NetworkModel, NetworkTime
 from laudc.targets import TARGETS
 
 Model = Callable[..., NetworkModel]
-DEVICES = ("cpu", "v100", "jetson-tx2", "h200")
+DEVICES = ("cpu", "h200", *(pytest.param(name, marks=pytest.mark.slow) for name in ("v100", "jetson-tx2")))
 RATES = (0.0, 0.01, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99, 1.0)
 FAST = [("tiny", 2)]
 SLOW = [("tiny", 128), ("resnet18", 1), ("resnet18", 8), ("resnet50", 1), ("resnet50", 128)]

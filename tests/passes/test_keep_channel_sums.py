@@ -55,7 +55,7 @@ def names_of(program: Program) -> Counter[str]:
     return Counter(op.spec.name for _, op in program.ops())
 
 
-@pytest.mark.parametrize("keep_first", [True, False])
+@pytest.mark.parametrize("keep_first", [True, pytest.param(False, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("paradigms", [("channel",), ("channel", "layer"), ("layer+channel",)])
 def test_nothing_changes_but_who_adds_up(paradigms: tuple[str, ...], keep_first: bool) -> None:
     """By the reference, and with every buffer really written where the update in place writes."""

@@ -42,7 +42,7 @@ def lowered(*, without: tuple[str, ...] = (), target: str = "h200", **how: Any) 
     return pipeline.run(network(**how), passes_for(TARGETS[target], None, without))[0]
 
 
-@pytest.mark.parametrize("keep_first", [True, False])
+@pytest.mark.parametrize("keep_first", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_nothing_changes_but_who_adds_up(keep_first: bool) -> None:
     """By the reference, and with every buffer really written where the update in place writes."""
     plain = network(keep_first=keep_first)
