@@ -11,10 +11,11 @@ import pytest
 
 from laudc.errors import InputError
 from laudc.latency import calibration
-from laudc.latency.calibration import Sample, calibrate, fit
+from laudc.latency.calibration import calibrate, fit, measure_undisturbed
 from laudc.latency.constants import Constants, defaults
 from laudc.latency.kernel import expected_time
 from laudc.latency.network import NetworkModel
+from laudc.latency.probe import Sample
 from laudc.schedules import Active
 from laudc.targets import Target
 
@@ -83,33 +84,30 @@ def idle(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.getloadavg", lambda: (0.0, 0.0, 0.0))
 
 
-def test_a_busy_machine_is_not_calibrated(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_busy_machine_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.getloadavg", lambda: (50.0, 50.0, 50.0))
     with pytest.raises(InputError, match=r"the machine is busy \(load 50.0 on \d+ cores\).*; leave it alone"):
-        calibrate(_target())
+        measure_undisturbed(_target())
 
 
-@pytest.mark.usefixtures("idle")
 @pytest.mark.parametrize("wrong", [{"errors": {"repeat_median": 0.2, "after_median": 0.1}}, {"interval": (0.2, 4.2)}])
 def test_measurements_that_contradict_each_other_are_not_kept(
     wrong: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     errors = {"repeat_median": 0.01, "after_median": 0.1}
     fitted = replace(defaults(_target()), calibrated=True, **{"errors": errors, "interval": (0.9, 1.1), **wrong})
-    monkeypatch.setattr(calibration, "measure", lambda target, **how: [])
-    monkeypatch.setattr(calibration, "state_of", lambda target: {})
     monkeypatch.setattr(calibration, "fit", lambda target, measured: fitted)
     with pytest.raises(InputError, match="no better than the defaults; leave the machine alone"):
-        calibrate(_target())
+        calibrate(_target(), [], {})
 
 
 @pytest.mark.usefixtures("idle")
-def test_a_machine_that_changes_meanwhile_is_not_calibrated(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_machine_that_changes_meanwhile_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     states = iter(({"driver": "1", "clock": "a"}, {"driver": "2", "clock": "a"}))
     monkeypatch.setattr(calibration, "state_of", lambda target: next(states))
     monkeypatch.setattr(calibration, "measure", lambda target, **how: [])
     with pytest.raises(InputError, match="changed while it was measured: driver from 1 to 2; leave it alone"):
-        calibrate(_target())
+        measure_undisturbed(_target())
 
 
 def _target() -> Target:
