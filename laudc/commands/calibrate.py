@@ -52,13 +52,13 @@ def _calibrate(
     start = time.perf_counter()
     with progress("calibrating") as now:
         if kept:
-            settings, state = probe.from_json(_read(kept))
+            samples, state = probe.from_json(_read(kept))
         else:
-            settings, state = measure_undisturbed(device, rounds=rounds, say=now)
+            samples, state = measure_undisturbed(device, rounds=rounds, say=now)
         if keep:
-            write_text(keep, json.dumps(probe.to_json(settings, state)) + "\n", force=True)
+            write_text(keep, json.dumps(probe.to_json(samples, state)) + "\n", force=True)
         now("fitting")
-        found = calibrate(device, probe.samples_of(device, settings), state)
+        found = calibrate(device, samples, state)
     write_text(path, json.dumps(found.to_json(), indent=1) + "\n", force=True)
     if as_json:
         facts: dict[str, Json] = {"file": str(path), "target": device.name, "seconds": time.perf_counter() - start}

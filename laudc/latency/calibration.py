@@ -12,31 +12,32 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
 
 from laudc.errors import InputError
-from laudc.kernels.kernel import Kernel
 from laudc.latency.constants import UNKNOWN, Calibration, Constants, defaults
-from laudc.latency.kernel import Weighted, expected_time
+from laudc.latency.kernel import priced
 from laudc.latency.machine import refuse_busy, state_of
-from laudc.latency.probe import Sample, Setting, measure
+from laudc.latency.probe import Sample, measure
 from laudc.targets import Target
 
 _MOST_REPEAT = 0.1
 """Median relative difference of a repeated measurement."""
 _SOFT = 0.1
 """Log ratio beyond which an outlier counts less."""
+_LEAST_US = 0.3
+"""Below it, kernels are not told apart."""
 _PRIOR = 0.2
 """What a constant's distance from its default weighs: little, but for one that the kernels say nothing of."""
 
 
 def measure_undisturbed(
     target: Target, *, rounds: int = 15, say: Callable[[str], None] = lambda words: None
-) -> tuple[list[Setting], dict[str, str]]:
+) -> tuple[list[Sample], dict[str, str]]:
     """Measure on the local device, which is `target`; and the state it is in.
 
     InputError if others use the machine, or its state changes in between.
     """
     refuse_busy("calibrate")
     before = state_of(target)
-    settings = measure(target, rounds=rounds, say=say)
+    samples = measure(target, rounds=rounds, say=say)
     after = state_of(target)
     changed = sorted(key for key in before if before[key] != after.get(key))
     if changed:
@@ -44,7 +45,7 @@ def measure_undisturbed(
         raise InputError(
             f"the machine changed while it was measured: {words}", "leave it alone and run `laudc calibrate` again"
         )
-    return settings, dict(after)
+    return samples, dict(after)
 
 
 def calibrate(target: Target, samples: Sequence[Sample], state: Mapping[str, str]) -> Calibration:
@@ -70,8 +71,8 @@ def fit(target: Target, samples: Sequence[Sample]) -> Calibration:
 
     start = defaults(target).constants
     names = [one.name for one in fields(start)]
-    logs = np.log([sample.measured_us for sample in samples])
-    weights = np.array([sample.measured_us for sample in samples]) ** 0.3
+    measured = np.array([max(sample.measured_us, _LEAST_US) for sample in samples])
+    logs, weights = np.log(measured), measured**0.3
     weights /= weights.mean()
 
     begin = np.log([getattr(start, name) for name in names])
@@ -80,18 +81,18 @@ def fit(target: Target, samples: Sequence[Sample]) -> Calibration:
         return type(start)(**{name: math.exp(value) for name, value in zip(names, point, strict=True)})
 
     def residuals(point: Sequence[float]) -> object:
-        errors = (np.log(_predicted(samples, made(point))) - logs) * weights
+        errors = (np.log(_predicted(target, samples, made(point))) - logs) * weights
         return np.concatenate([errors, _PRIOR * (np.asarray(point) - begin)])
 
     found = least_squares(residuals, begin, loss="soft_l1", f_scale=_SOFT, bounds=(begin - 3, begin + 3))
     fitted = made(found.x)
-    ratios = np.exp(logs) / np.array(_predicted(samples, fitted))
+    ratios = np.exp(logs) / np.array(_predicted(target, samples, fitted))
     errors = {
-        "before_median": _median_error(samples, start),
-        "after_median": _median_error(samples, fitted),
+        "before_median": _median_error(target, samples, start),
+        "after_median": _median_error(target, samples, fitted),
         "after_p90": float(np.quantile(np.abs(1 / ratios - 1), 0.9)),
-        "repeat_median": statistics.median(abs(s.again_us / s.measured_us - 1) for s in samples),
-        "kernels": float(len({sample.kernel.key for sample in samples})),
+        "repeat_median": statistics.median(abs(s.again_us / max(s.measured_us, _LEAST_US) - 1) for s in samples),
+        "kernels": float(len({sample.kernel for sample in samples})),
         "samples": float(len(samples)),
     }
     order = np.argsort(ratios)
@@ -100,14 +101,10 @@ def fit(target: Target, samples: Sequence[Sample]) -> Calibration:
     return Calibration(constants=fitted, interval=(low, high), calibrated=True, errors=errors)
 
 
-def _predicted(samples: Sequence[Sample], constants: Constants) -> list[float]:
-    return [_time_us(sample.kernel, sample.cases, constants) for sample in samples]
+def _predicted(target: Target, samples: Sequence[Sample], constants: Constants) -> list[float]:
+    return [priced(sample.cases, target, constants).total_us for sample in samples]
 
 
-def _time_us(kernel: Kernel, cases: Weighted, constants: Constants) -> float:
-    return expected_time(kernel.schedule, kernel.work, kernel.choice, kernel.target, constants, cases).total_us
-
-
-def _median_error(samples: Sequence[Sample], constants: Constants) -> float:
-    predicted = _predicted(samples, constants)
-    return statistics.median(abs(p / s.measured_us - 1) for p, s in zip(predicted, samples, strict=True))
+def _median_error(target: Target, samples: Sequence[Sample], constants: Constants) -> float:
+    predicted = _predicted(target, samples, constants)
+    return statistics.median(abs(p / max(s.measured_us, _LEAST_US) - 1) for p, s in zip(predicted, samples, strict=True))

@@ -1,8 +1,9 @@
 """What the constants are fitted to: the kernels of a small network, timed where they stand.
 
-A small bottleneck network, none of the zoo's, is compiled skipping patches and skipping channels; its kernels are the
-micro-kernels. Each is timed at two batches and two rates. What was measured is plain data: with it, the fit can be made
-again anywhere, such as after a change of the model.
+A small bottleneck network, none of the zoo's, is compiled skipping patches and skipping channels, on a GPU also whole
+blocks; its kernels are the micro-kernels. Each is timed at some batches and two rates. What was measured is plain data:
+what the kernels asked and what they took. With it, the fit can be made again anywhere, such as after a change of the
+model.
 """
 
 from __future__ import annotations
@@ -21,51 +22,43 @@ from laudc.convert import convert
 from laudc.dynamic_model import mask_shapes
 from laudc.errors import StorageError
 from laudc.kernels.build import build_all
-from laudc.kernels.kernel import Kernel
 from laudc.latency.constants import defaults
-from laudc.latency.kernel import EVERYTHING, Weighted
+from laudc.latency.kernel import EVERYTHING, demands_of
 from laudc.latency.measure import step_us
 from laudc.latency.network import network_model
 from laudc.plan import Plan
 from laudc.rates import stratified_masks
+from laudc.schedules import Demand
 from laudc.targets import Target
 
 SIZE = 256
-BATCHES = {"cpu": (1, 8), "cuda": (4, 64)}
-"""A small one and one that fills the device, and spills its caches."""
+BATCHES = {"cpu": (1, 8), "cuda": (1, 8, 64)}
+"""From a small one to one that fills the device, and spills its caches."""
 RATES = (0.3, 1.0)
-_VARIANTS = (("spatial", "4-4-2"), ("channel", "16"))
+_PATCHES, _CHANNELS, _LAYERS = ("spatial", "4-4-2"), ("channel", "16"), ("layer", None)
+_VARIANTS: dict[str, tuple[tuple[str, str | None], ...]] = {
+    "cpu": (_PATCHES, _CHANNELS),
+    "cuda": (_PATCHES, _CHANNELS, _LAYERS),
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sample:
     """One kernel, measured."""
 
-    kernel: Kernel
-    cases: Weighted
+    kernel: str
+    """Its schedule and the hash of its source."""
+    cases: tuple[tuple[float, tuple[Demand, ...]], ...]
+    """What it asks of the device, phase by phase, with the probability of each case."""
     measured_us: float
     again_us: float
     """The same once more, later."""
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Setting:
-    """The network at one batch and rate, measured."""
-
-    paradigm: str
-    granularity: str
-    batch: int
-    rate: float
-    calls: Mapping[str, tuple[float, float]]
-    """By kernel call: microseconds, and the same once more."""
-    choices: Mapping[str, Mapping[str, int]]
-    """By kernel call: its tile."""
-
     @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> Setting:
+    def from_json(cls, values: Mapping[str, Any]) -> Sample:
         """The inverse of `asdict`, also after it went through a file."""
-        calls = {name: (float(us), float(again)) for name, (us, again) in values["calls"].items()}
-        return cls(**{**values, "calls": calls})
+        cases = tuple((float(p), tuple(Demand(**phase) for phase in phases)) for p, phases in values["cases"])
+        return cls(**{**values, "cases": cases})
 
 
 class Probe(nn.Module):
@@ -74,11 +67,11 @@ class Probe(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.stem = nn.Sequential(
-            nn.Conv2d(3, 48, 7, 2, 3, bias=False), nn.BatchNorm2d(48), nn.ReLU(), nn.MaxPool2d(3, 2, 1)
+            nn.Conv2d(3, 64, 7, 2, 3, bias=False), nn.BatchNorm2d(64), nn.ReLU(), nn.MaxPool2d(3, 2, 1)
         )
         blocks: list[nn.Module] = []
-        width = 48
-        for inner, stride in ((48, 1), (128, 2), (384, 4)):
+        width = 64
+        for inner, stride in ((64, 1), (192, 2), (384, 4)):
             blocks += [_Bottleneck(width, inner, stride), _Bottleneck(4 * inner, inner, 1)]
             width = 4 * inner
         self.blocks = nn.Sequential(*blocks)
@@ -111,7 +104,7 @@ class _Bottleneck(nn.Module):
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Lowered:
     paradigm: str
-    granularity: str
+    granularity: str | None
     batch: int
     plan: Plan
     lowering: Lowering
@@ -122,7 +115,7 @@ class _Lowered:
         return stratified_masks(shapes, batch=self.batch, rate=rate, seed=0)
 
 
-def _lowered(target: Target, paradigm: str, granularity: str, batch: int) -> _Lowered:
+def _lowered(target: Target, paradigm: str, granularity: str | None, batch: int) -> _Lowered:
     torch.manual_seed(0)
     model = convert(Probe().eval(), torch.randn(1, 3, SIZE, SIZE), paradigm=paradigm, granularity=granularity)
     lowering = lower(
@@ -138,7 +131,9 @@ def _lowered(target: Target, paradigm: str, granularity: str, batch: int) -> _Lo
 
 
 def _networks(target: Target) -> list[_Lowered]:
-    return [_lowered(target, *variant, batch) for variant, batch in product(_VARIANTS, BATCHES[target.kind])]
+    return [
+        _lowered(target, *variant, batch) for variant, batch in product(_VARIANTS[target.kind], BATCHES[target.kind])
+    ]
 
 
 def build_probes(target: Target, say: Callable[[str], None]) -> None:
@@ -160,64 +155,40 @@ def _compiled(network: _Lowered, target: Target, say: Callable[[str], None]) -> 
     )
 
 
-def measure(target: Target, *, rounds: int, say: Callable[[str], None]) -> list[Setting]:
-    """Every setting on the device that is here."""
-    settings = []
+def measure(target: Target, *, rounds: int, say: Callable[[str], None]) -> list[Sample]:
+    """Every kernel in every setting on the device that is here, each distinct one once."""
+    found: dict[tuple[object, ...], list[Sample]] = {}
     for network in _networks(target):
         model = _compiled(network, target, say)
         x = torch.randn(model.shape).to(target.kind)
         for rate in RATES:
             say(f"measuring {network.paradigm} at batch {network.batch}, rate {rate:g}")
-            masks = {key: mask.to(target.kind) for key, mask in network.masks(rate).items()}
+            on_host = network.masks(rate)
+            masks = {key: mask.to(target.kind) for key, mask in on_host.items()}
             first, again = (step_us(model, x, masks, rounds=rounds) for _ in range(2))
-            steps = network.lowering.executable.steps
-            settings.append(
-                Setting(
-                    paradigm=network.paradigm,
-                    granularity=network.granularity,
-                    batch=network.batch,
-                    rate=rate,
-                    calls={name: (first[name], again[name]) for name in first},
-                    choices={step.name: dict(step.kernel.choice) for step in steps},
+            for call in network_model(network.lowering.lowered).calls:
+                cases = EVERYTHING if call.lists is None else call.lists.given(on_host)
+                sample = Sample(
+                    kernel=f"{call.kernel.schedule} {call.kernel.key[:12]}",
+                    cases=tuple((p, demands_of(call.kernel, active)) for p, active in cases),
+                    measured_us=first[call.name],
+                    again_us=again[call.name],
                 )
-            )
-    return settings
+                found.setdefault((sample.kernel, sample.cases), []).append(sample)
+    return [_merged(samples) for samples in found.values()]
 
 
-def to_json(settings: Sequence[Setting], state: Mapping[str, str]) -> dict[str, Any]:
+def to_json(samples: Sequence[Sample], state: Mapping[str, str]) -> dict[str, Any]:
     """Plain data; `from_json` reads it back. state: what the measurement holds for."""
-    return {"state": dict(state), "settings": [asdict(setting) for setting in settings]}
+    return {"state": dict(state), "samples": [asdict(sample) for sample in samples]}
 
 
-def from_json(values: Mapping[str, Any]) -> tuple[list[Setting], dict[str, str]]:
+def from_json(values: Mapping[str, Any]) -> tuple[list[Sample], dict[str, str]]:
     """The inverse of `to_json`. StorageError for anything else."""
     try:
-        return [Setting.from_json(one) for one in values["settings"]], dict(values["state"])
+        return [Sample.from_json(one) for one in values["samples"]], dict(values["state"])
     except (KeyError, TypeError, ValueError) as error:
         raise StorageError("these are no measurements of this laudc", "run `laudc calibrate --keep` again") from error
-
-
-def samples_of(target: Target, settings: Sequence[Setting]) -> list[Sample]:
-    """What was measured with the kernels it was measured of, each distinct one once.
-
-    StorageError where the network is compiled into other calls today.
-    """
-    networks = {(one.paradigm, one.granularity, one.batch): one for one in _networks(target)}
-    found: dict[tuple[object, ...], list[Sample]] = {}
-    for setting in settings:
-        network = networks.get((setting.paradigm, setting.granularity, setting.batch))
-        calls = network_model(network.lowering.lowered).calls if network else ()
-        if network is None or {call.name for call in calls} != setting.calls.keys():
-            raise StorageError("the kernels that were measured are not those of today", "measure on the device again")
-        masks = network.masks(setting.rate)
-        for call in calls:
-            kernel = replace(call.kernel, choice=dict(setting.choices[call.name]))
-            cases = tuple(EVERYTHING if call.lists is None else call.lists.given(masks))
-            us, again = setting.calls[call.name]
-            key = (kernel.schedule, kernel.work, tuple(sorted(kernel.choice.items())), cases)
-            sample = Sample(kernel=kernel, cases=cases, measured_us=us, again_us=again)
-            found.setdefault(key, []).append(sample)
-    return [_merged(samples) for samples in found.values()]
 
 
 def _merged(samples: Sequence[Sample]) -> Sample:

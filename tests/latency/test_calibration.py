@@ -13,11 +13,12 @@ from laudc.errors import InputError
 from laudc.latency import calibration
 from laudc.latency.calibration import calibrate, fit, measure_undisturbed
 from laudc.latency.constants import Constants, defaults
-from laudc.latency.kernel import expected_time
+from laudc.latency.kernel import demands_of, priced
+from laudc.latency.machine import here
 from laudc.latency.network import NetworkModel
 from laudc.latency.probe import Sample
 from laudc.schedules import Active
-from laudc.targets import Target
+from laudc.targets import TARGETS, Target
 
 Model = Callable[..., NetworkModel]
 
@@ -37,10 +38,11 @@ def samples(model: Model, target: str, truth: Callable[[Constants], Constants], 
                 if call.lists is not None:
                     (_, on), *_ = call.lists.expected(dict.fromkeys(bound.maskers, rate))[-1:]
                     cases = ((1.0, on),)  # type: ignore[assignment]
-                us = expected_time(kernel.schedule, kernel.work, kernel.choice, device, constants, cases).total_us
+                asked = tuple((weight, demands_of(kernel, on)) for weight, on in cases)
+                us = priced(asked, device, constants).total_us
                 one, other = us * np.exp(noise * generator.standard_normal(2))
                 key = (kernel.schedule, kernel.work, cases)
-                found[key] = Sample(kernel=kernel, cases=cases, measured_us=float(one), again_us=float(other))
+                found[key] = Sample(kernel=kernel.key, cases=asked, measured_us=float(one), again_us=float(other))
     return list(found.values())
 
 
@@ -51,7 +53,7 @@ def test_known_constants_of_a_cpu_are_found_again(model: Model) -> None:
         return replace(nominal, **changed, call_us=4.0, wake_us=9.0)
 
     measured = samples(model, "cpu", truth, 0.02)
-    target = measured[0].kernel.target
+    target = here(TARGETS["cpu"])
     found = fit(target, measured)
     wanted = truth(defaults(target).constants)
     for name in ("macs_per_us", "steps_per_us", "on_chip_bytes_per_us", "call_us", "wake_us"):
@@ -71,7 +73,7 @@ def test_known_constants_of_a_gpu_are_found_again(model: Model) -> None:
         return replace(nominal, fp32_share=0.4, dram_share=0.6, start_us=3.0)  # type: ignore[call-arg]
 
     measured = samples(model, "v100", truth, 0.02)
-    target = measured[0].kernel.target
+    target = TARGETS["v100"]
     found = fit(target, measured)
     wanted = truth(defaults(target).constants)
     for name in ("fp32_share", "start_us"):
@@ -111,6 +113,4 @@ def test_a_machine_that_changes_meanwhile_is_not_measured(monkeypatch: pytest.Mo
 
 
 def _target() -> Target:
-    from laudc.targets import TARGETS
-
     return TARGETS["cpu"]
