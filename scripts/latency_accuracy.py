@@ -50,7 +50,7 @@ from laudc.timing import host_ms
 
 ROOT = Path(__file__).resolve().parent.parent
 NETWORKS = ("resnet50", "resnet101")
-BATCHES = {"cpu": (1, 8), "cuda": (8, 128)}
+BATCHES = {"cpu": (1, 8), "cuda": (1, 8, 128)}
 WAYS = (("layer", None), ("spatial", "4-4-2-1"), ("spatial", "8-4-7-1"), ("channel", "16"))
 RATES = (0.1, 0.3, 0.5, 0.7, 1.0)
 _FOLDER = "LAUDC_CALIBRATION"
@@ -101,6 +101,7 @@ def measure(
     found = []
     with turn:
         x = torch.randn(model.shape).to(model.target.kind)
+        step_us(model, x, {}, rounds=rounds)  # until the device has its clock
         for rate in RATES:
             masks = stratified_masks(model.mask_shapes, batch=case.batch, rate=rate, seed=1)
             masks = {key: mask.to(model.target.kind) for key, mask in masks.items()}
@@ -269,7 +270,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--target", default="cpu")
     parser.add_argument("--networks", nargs="+", default=NETWORKS)
-    parser.add_argument("--batches", nargs="+", type=int, help="by default 1 and 8 on a CPU, 8 and 128 on a GPU")
+    parser.add_argument("--batches", nargs="+", type=int, help="by default 1 and 8 on a CPU, 1, 8 and 128 on a GPU")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--calibration", type=Path, help="a folder, in place of the device's own calibration")
     parser.add_argument("--build", action="store_true", help="only build the kernels")
@@ -297,7 +298,7 @@ def main() -> None:
     if not options.table:
         calibration = calibrated(options.target, options.calibration)
         raw |= {"calibration": calibration.to_json(), "calibrated": calibration.words}
-        raw_path.write_text(json.dumps(raw, indent=1) + "\n")
+        raw_path.write_text(json.dumps(raw, separators=(",", ":")) + "\n")
     table_path.write_text(table(json.loads(raw_path.read_text())))
     print(table_path.read_text())
 

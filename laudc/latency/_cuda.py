@@ -30,6 +30,8 @@ _WARP = 32
 _BLOCK_KIB = 1.0
 """Shared memory that the system takes for each block."""
 _ENOUGH_WARPS = 8
+_OVERLAPPED_LAUNCH_US = 0.7
+"""One more kernel in a graph whose launches overlap, in place of the target's launch_us. On an H200; empty ones .55."""
 _STRAY = 3
 """Multiprocessors, times the size of a cluster, that stay empty because clusters do not go across the chip's parts."""
 
@@ -40,7 +42,7 @@ class CudaConstants:
 
     fp32_share: float = 0.6
     """Of the peak outside the tensor cores that the best tile reaches."""
-    tensor_share: float = 0.85
+    tensor_share: float = 1.0
     """Of the peak of the tensor cores that the best tile reaches."""
     waiting_share: float = 0.7
     """What is left where too few warps are resident to hide waits."""
@@ -54,27 +56,25 @@ class CudaConstants:
     """From the launch of a kernel until its blocks compute, and from the last result until the next may start."""
     block_clocks: float = 0.65
     """Handing out one block, with work or without: what blocks that find none cost; others hide it."""
-    overlapped_launch_us: float = 0.7
-    """One more kernel in a graph, in place of the target's launch_us, where launches overlap."""
-    task_us: float = 1.05
+    task_us: float = 0.5
     """Of a kernel with chains: until the first product, and from the last one to the end. In between blocks hide it."""
-    listed_us: float = 1.0
+    listed_us: float = 0.9
     """Of a block with a chain that works by its sample's own lists: until it knows what to copy."""
-    step_clocks: float = 37.0
+    step_clocks: float = 67.0
     """A step of a chain, beside its copies and its multiply-adds: barriers."""
-    tile_l2_share: float = 1.6
+    tile_l2_share: float = 3.3
     """Of a multiprocessor's part of the cache's speed, what copies reach; neighbours ask for the same lines."""
-    finish_bytes_per_clock: float = 15.8
+    finish_bytes_per_clock: float = 18.0
     """Of a multiprocessor, behind a chain."""
-    chained_l2_share: float = 1.6
+    chained_l2_share: float = 1.5
     """Of the cache's speed, what the copies of all chains reach together; clusters and neighbours share some."""
-    chained_dram_share: float = 0.6
-    """What kernels with chains reach, which read and write in turns."""
-    meeting_us: float = 0.25
+    chained_dram_share: float = 1.0
+    """What kernels with chains reach while they move; that they stand still in between is counted beside it."""
+    meeting_us: float = 1.0
     """The blocks of a cluster wait for each other."""
-    placing_clocks: float = 870.0
+    placing_clocks: float = 1700.0
     """Of a block with a chain and work, on its place in a multiprocessor."""
-    idle_clocks: float = 870.0
+    idle_clocks: float = 1700.0
     """Of one that finds none."""
 
 
@@ -96,7 +96,7 @@ def cuda_time(demand: Demand, target: Target, constants: CudaConstants) -> Time:
     handing_out = (demand.tasks + demand.idle_tasks) * c.block_clocks / clock
     longest = max(compute, on_chip, l2, dram, handing_out)
     return Time(
-        launch_us=_launch_us(target, c) + c.start_us + (longest if longest == handing_out else 0.0),
+        launch_us=_launch_us(target) + c.start_us + (longest if longest == handing_out else 0.0),
         compute_us=longest if longest == compute != handing_out else 0.0,
         on_chip_us=longest if longest == on_chip not in (handing_out, compute) else 0.0,
         l2_us=longest if longest == l2 not in (handing_out, compute, on_chip) else 0.0,
@@ -127,16 +127,16 @@ def _chained(demand: Demand, target: Target, c: CudaConstants, resident: int) ->
     moved = max(l2, dram)
     shown = min(busy, moved) / max(1, min(resident, deals))
     return Time(
-        launch_us=_launch_us(target, c) + placing / (target.sm_count * resident * clock),
+        launch_us=_launch_us(target) + placing / (target.sm_count * resident * clock),
         compute_us=busy + shown if busy >= moved and multiplied >= copied else 0.0,
         l2_us=busy + shown if busy >= moved and multiplied < copied else moved + shown if l2 > max(busy, dram) else 0.0,
         dram_us=moved + shown if dram > busy and dram >= l2 else 0.0,
     )
 
 
-def _launch_us(target: Target, c: CudaConstants) -> float:
+def _launch_us(target: Target) -> float:
     """What one more kernel of a graph takes before it does anything."""
-    return c.overlapped_launch_us if target.capability >= FIRST_ARCH else target.launch_us
+    return _OVERLAPPED_LAUNCH_US if target.capability >= FIRST_ARCH else target.launch_us
 
 
 def _bytes_beyond(demand: Demand, target: Target) -> float:

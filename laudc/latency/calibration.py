@@ -107,4 +107,6 @@ def _predicted(target: Target, samples: Sequence[Sample], constants: Constants) 
 
 def _median_error(target: Target, samples: Sequence[Sample], constants: Constants) -> float:
     predicted = _predicted(target, samples, constants)
-    return statistics.median(abs(p / max(s.measured_us, _LEAST_US) - 1) for p, s in zip(predicted, samples, strict=True))
+    return statistics.median(
+        abs(p / max(s.measured_us, _LEAST_US) - 1) for p, s in zip(predicted, samples, strict=True)
+    )
