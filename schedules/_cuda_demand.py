@@ -70,6 +70,7 @@ def channel_demand(p: Problem, tile: ChannelTile, speed: float, active: Active) 
             l2_bytes=2 * tall * depth + walk * 2 * wide / listed * depth,
             chain=max(1, walk * depth // STEP),
             alternating=tile.lag == 0,
+            listed=True,
             finish_bytes=walk * 2 * tall * wide * _passes(p),
             threads=tile.threads,
             shared_bytes=tile.shared_bytes,

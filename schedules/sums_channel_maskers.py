@@ -63,6 +63,7 @@ class SumsChannelMaskersSchedule(Schedule):
                 + 4 * _THREADS * _TEAM.bit_length(),
                 threads=_THREADS,
                 l2_bytes=weights,
+                on_chip_bytes=2 * weights,  # a multiprocessor takes in half of what it moves within
                 read_bytes=sums.nbytes,
                 written_bytes=sum(result.nbytes for result in work.results),
                 weight_bytes=weights,

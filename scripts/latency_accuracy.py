@@ -2,6 +2,7 @@
 
     laudc calibrate
     python scripts/latency_accuracy.py            measures, writes docs/benchmarks/latency-cpu.json and .md
+    python scripts/latency_accuracy.py --price    predicts anew what was measured, such as after a change of the model
     python scripts/latency_accuracy.py --table    only the table of the raw numbers that are there
 
     python scripts/latency_accuracy.py --target h200 --build                       anywhere: all kernels, into the cache
@@ -22,27 +23,34 @@ import json
 import os
 import platform
 import statistics
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import asdict, dataclass, replace
+from itertools import product
+from multiprocessing import Manager, get_context
 from pathlib import Path
+from typing import Any
 
 import torch
 
 import laudc
-from laudc.compiled import CompiledModel
-from laudc.latency.calibration import probes
-from laudc.latency.constants import calibration_for
-from laudc.latency.machine import local_target
+from laudc.compiled import CompiledModel, Lowering, lower
+from laudc.dynamic_model import DynamicModel, mask_shapes
+from laudc.latency.constants import Calibration, calibration_for
+from laudc.latency.machine import here, local_target
 from laudc.latency.measure import step_us
 from laudc.latency.network import network_model
+from laudc.latency.probe import build_probes
 from laudc.models import condition_random
-from laudc.rates import stratified_masks
-from laudc.targets import load_target
-from laudc.timing import cuda_ms, host_ms
+from laudc.program import input_type
+from laudc.rates import MaskShape, stratified_masks
+from laudc.targets import Target, load_target
+from laudc.timing import host_ms
 
 ROOT = Path(__file__).resolve().parent.parent
 NETWORKS = ("resnet50", "resnet101")
-BATCHES = {"cpu": (1, 8), "cuda": (8, 128)}
+BATCHES = {"cpu": (1, 8), "cuda": (1, 8, 128)}
 WAYS = (("layer", None), ("spatial", "4-4-2-1"), ("spatial", "8-4-7-1"), ("channel", "16"))
 RATES = (0.1, 0.3, 0.5, 0.7, 1.0)
 _FOLDER = "LAUDC_CALIBRATION"
@@ -53,73 +61,134 @@ def held_out(plan: str) -> bool:
     return hashlib.sha256(plan.encode()).digest()[0] % 2 == 0
 
 
-def compiled_plans(target: str, networks: Sequence[str], batches: Sequence[int]) -> Iterator[tuple[str, CompiledModel]]:
-    """By network and way."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Case:
+    """One network, converted one way, at one batch."""
+
+    network: str
+    paradigm: str
+    granularity: str | None
+    batch: int
+
+    @property
+    def words(self) -> str:
+        return f"{self.network} {self.paradigm} {self.granularity or ''}".strip()
+
+
+def cases_of(networks: Sequence[str], batches: Sequence[int]) -> list[Case]:
+    return [
+        Case(network=network, paradigm=paradigm, granularity=granularity, batch=batch)
+        for network, (paradigm, granularity), batch in product(networks, WAYS, batches)
+    ]
+
+
+def dynamic(case: Case) -> DynamicModel:
     import torchvision
 
     torch.manual_seed(0)
-    for network in networks:
-        model = torchvision.models.get_model(network, weights=None).eval()
-        for paradigm, granularity in WAYS:
-            dynamic = laudc.transform(model, paradigm=paradigm, granularity=granularity)
-            condition_random(dynamic.program)
-            for batch in batches:
-                yield f"{network} {paradigm} {granularity or ''}".strip(), laudc.compile(dynamic, target, batch)
+    model = torchvision.models.get_model(case.network, weights=None).eval()
+    found = laudc.transform(model, paradigm=case.paradigm, granularity=case.granularity)
+    condition_random(found.program)
+    return found
 
 
-def measure(plans_of: Iterable[tuple[str, CompiledModel]], rounds: int, folder: Path | None) -> dict[str, object]:
-    """Every plan at every rate; `folder` holds the calibration to price by, in place of the device's own."""
-    target = local_target()
-    plans = []
-    for words, compiled in plans_of:
-        with _calibrated(folder):
-            calibration = calibration_for(target)
-        batch, network = compiled.shape[0], words.split()[0]
-        priced = network_model(compiled.lowering.lowered)
-        x = torch.randn(compiled.shape).to(target.kind)
+def measure(
+    case: Case, target: str, rounds: int, folder: Path | None, turn: AbstractContextManager[object]
+) -> dict[str, Any]:
+    """The case at every rate, in its turn on the device, and what is predicted."""
+    model = laudc.compile(dynamic(case), target, case.batch)
+    model_steps = model.lowering.executable.steps
+    found = []
+    with turn:
+        x = torch.randn(model.shape).to(model.target.kind)
+        step_us(model, x, {}, rounds=rounds)  # until the device has its clock
         for rate in RATES:
-            name = f"{words} batch {batch} rate {rate:g}"
-            masks = stratified_masks(compiled.mask_shapes, batch=batch, rate=rate, seed=1)
-            here = {key: mask.to(target.kind) for key, mask in masks.items()}
-            first, again = (step_us(compiled, x, here, rounds=rounds) for _ in range(2))
-            whole = [_whole_us(compiled, x, here, rounds) for _ in range(2)]
-            predicted = priced.given(calibration, masks)
-            blocks = sorted({call.block for call in priced.calls} - {""})
-            own = {block: [call.name for call in priced.calls if call.block == block] for block in blocks}
-            plans.append(
+            masks = stratified_masks(model.mask_shapes, batch=case.batch, rate=rate, seed=1)
+            masks = {key: mask.to(model.target.kind) for key, mask in masks.items()}
+            first, again = (step_us(model, x, masks, rounds=rounds) for _ in range(2))
+            name = f"{case.words} batch {case.batch} rate {rate:g}"
+            # on a GPU the kernels' times add up to the graph's; what the host does around it is no matter of ours
+            on_gpu = model.target.kind == "cuda"
+            whole = [sum(us.values()) if on_gpu else _whole_us(model, x, masks, rounds) for us in (first, again)]
+            blocks = sorted({step.block for step in model_steps} - {""})
+            own = {block: [step.name for step in model_steps if step.block == block] for block in blocks}
+            found.append(
                 {
                     "plan": name,
-                    "group": f"{network}, batch {batch}",
+                    "group": f"{case.network}, batch {case.batch}",
                     "held_out": held_out(name),
                     "measured_us": whole[0],
                     "again_us": whole[1],
-                    "predicted_us": predicted.total_us,
                     "blocks": {
-                        block: [
-                            sum(first[call] for call in own[block]),
-                            sum(again[call] for call in own[block]),
-                            predicted.blocks[block].total_us,
-                        ]
-                        for block in blocks
+                        block: [sum(us[call] for call in own[block]) for us in (first, again)] for block in blocks
                     },
+                    "calls": {call: round(us, 2) for call, us in first.items()},
+                    "rate": rate,
                 }
             )
-            print(f"{name}: {whole[0] / 1e3:.2f} ms, predicted {predicted.total_us / 1e3:.2f}", flush=True)
-    return {
-        "machine": {"cpu": platform.processor(), "target": target.to_json(), "python": platform.python_version()}
-        | ({"gpu": torch.cuda.get_device_name()} if target.kind == "cuda" else {}),
-        "calibration": calibration.to_json(),
-        "calibrated": calibration.words,
-        "rounds": rounds,
-        "plans": plans,
-    }
+            print(f"{name}: {whole[0] / 1e3:.3f} ms", flush=True)
+    tiles = {step.name: dict(step.kernel.choice) for step in model_steps}
+    measured: dict[str, Any] = {"case": asdict(case), "tiles": tiles, "plans": found}
+    price(measured, model.lowering, model.mask_shapes, calibrated(target, folder))
+    return measured
 
 
-def _whole_us(compiled: CompiledModel, x: torch.Tensor, masks: dict[str, torch.Tensor], rounds: int) -> float:
-    clock = cuda_ms if x.is_cuda else host_ms
-    compiled.runner(x, masks)
-    times = [clock(lambda: compiled.runner(x, None)) for _ in range(rounds + 2)]
+def measure_all(
+    cases: Sequence[Case], target: str, rounds: int, folder: Path | None, jobs: int
+) -> list[dict[str, Any]]:
+    """Every case. Networks are prepared by so many processes at once, and measured one at a time."""
+    if jobs == 1:
+        return [measure(case, target, rounds, folder, nullcontext()) for case in cases]
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool, Manager() as manager:
+        turn = manager.Lock()
+        waiting = [pool.submit(measure, case, target, rounds, folder, turn) for case in cases]
+        return [one.result() for one in waiting]
+
+
+def price(measured: dict[str, Any], lowering: Lowering, shapes: Sequence[MaskShape], calibration: Calibration) -> None:
+    """Put the predictions beside what was measured: for those masks and, where known, the tiles that ran."""
+    network = network_model(lowering.lowered)
+    tiles = measured["tiles"]
+    calls = [
+        replace(call, kernel=replace(call.kernel, choice=tiles.get(call.name, call.kernel.choice)))
+        for call in network.calls
+    ]
+    network = replace(network, calls=tuple(calls))
+    for plan in measured["plans"]:
+        masks = stratified_masks(shapes, batch=measured["case"]["batch"], rate=plan["rate"], seed=1)
+        predicted = network.given(calibration, masks)
+        plan["predicted_us"] = predicted.total_us
+        for block, times in plan["blocks"].items():
+            times[2:] = [predicted.blocks[block].total_us]
+
+
+def price_again(cases: Sequence[dict[str, Any]], target: str, folder: Path | None) -> None:
+    """The same without the device."""
+    for measured in cases:
+        case = Case(**measured["case"])
+        model = dynamic(case)
+        shape = (case.batch, *input_type(model.program).shape[1:])
+        known = load_target(target)
+        lowering = lower(model.program, known, plan=model.plan, shape=shape, dtype=known.default_dtype, without=())
+        shapes = mask_shapes(lowering.converted, model.plan)
+        price(measured, lowering, shapes, calibrated(target, folder))
+
+
+def calibrated(target: str, folder: Path | None) -> Calibration:
+    """What is known of the device, or what is in that folder of it."""
+    with _calibrated(folder):
+        return calibration_for(here(load_target(target)))
+
+
+def _whole_us(model: CompiledModel, x: torch.Tensor, masks: dict[str, torch.Tensor], rounds: int) -> float:
+    model.runner(x, masks)
+    times = [host_ms(lambda: model.runner(x, None)) for _ in range(rounds + 2)]
     return 1e3 * statistics.median(times[2:])
+
+
+def _machine(target: Target) -> dict[str, object]:
+    gpu = {"gpu": torch.cuda.get_device_name()} if target.kind == "cuda" else {}
+    return {"cpu": platform.processor(), "target": target.to_json(), "python": platform.python_version(), **gpu}
 
 
 @contextmanager
@@ -145,7 +214,7 @@ def table(raw: dict[str, object]) -> str:
     import numpy as np
     from scipy.stats import spearmanr
 
-    plans: list[dict[str, object]] = raw["plans"]  # type: ignore[assignment]
+    plans: list[dict[str, object]] = [plan for case in raw["cases"] for plan in case["plans"]]  # type: ignore[attr-defined]
 
     def row(title: str, some: list[dict[str, object]]) -> str:
         blocks = np.array([times for plan in some for times in plan["blocks"].values()])  # type: ignore[attr-defined]
@@ -202,23 +271,35 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--target", default="cpu")
     parser.add_argument("--networks", nargs="+", default=NETWORKS)
-    parser.add_argument("--batches", nargs="+", type=int, help="by default 1 and 8 on a CPU, 8 and 128 on a GPU")
+    parser.add_argument("--batches", nargs="+", type=int, help="by default 1 and 8 on a CPU, 1, 8 and 128 on a GPU")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--calibration", type=Path, help="a folder, in place of the device's own calibration")
     parser.add_argument("--build", action="store_true", help="only build the kernels")
+    parser.add_argument("--price", action="store_true", help="measure nothing, predict anew what was measured")
+    parser.add_argument("--jobs", type=int, default=1, help="processes that prepare networks; one measures at a time")
     parser.add_argument("--table", action="store_true", help="only write the table of the raw numbers that are there")
     parser.add_argument("-o", "--output", type=Path, default=ROOT / "docs/benchmarks")
     options = parser.parse_args()
     raw_path, table_path = (options.output / f"latency-{options.target}.{kind}" for kind in ("json", "md"))
+    cases = cases_of(options.networks, options.batches or BATCHES[load_target(options.target).kind])
+    if options.build:
+        build_probes(load_target(options.target), print)
+        for case in cases:
+            kernels = laudc.compile(dynamic(case), options.target, case.batch).binaries
+            print(f"{case.words} batch {case.batch}: {len(kernels)} kernels", flush=True)
+        return
+    raw: dict[str, Any]
+    if options.table or options.price:
+        raw = json.loads(raw_path.read_text())
+    else:
+        found = measure_all(cases, options.target, options.rounds, options.calibration, options.jobs)
+        raw = {"machine": _machine(local_target()), "rounds": options.rounds, "cases": found}
+    if options.price:
+        price_again(raw["cases"], options.target, options.calibration)
     if not options.table:
-        batches = options.batches or BATCHES[load_target(options.target).kind]
-        plans = compiled_plans(options.target, options.networks, batches)
-        if options.build:
-            probes(load_target(options.target), print)
-            for words, compiled in plans:
-                print(f"{words} batch {compiled.shape[0]}: {len(compiled.binaries)} kernels", flush=True)
-            return
-        raw_path.write_text(json.dumps(measure(plans, options.rounds, options.calibration), indent=1) + "\n")
+        calibration = calibrated(options.target, options.calibration)
+        raw |= {"calibration": calibration.to_json(), "calibrated": calibration.words}
+        raw_path.write_text(json.dumps(raw, separators=(",", ":")) + "\n")
     table_path.write_text(table(json.loads(raw_path.read_text())))
     print(table_path.read_text())
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import ctypes
 import re
-from functools import cache
+
+from laudc.kernels.driver import checked, cuda_driver
 
 FIRST_ARCH = 90
 
@@ -41,11 +42,11 @@ class _Edge(ctypes.Structure):
 def overlap_launches(graph: int) -> int:
     """Change the edges of a captured graph (a CUgraph) whose kernels all begin so; how many were changed.
 
-    None where the driver cannot: the graph stays right, its launches follow each other.
+    None of them where the driver cannot: the graph stays right, its launches follow each other.
     """
-    driver = _driver()
-    if driver is None:
-        return 0
+    driver = cuda_driver()
+    if driver is None or not hasattr(driver, "cuGraphAddDependencies_v2"):
+        return 0  # edges of several types came with 12.3
     count = ctypes.c_size_t(0)
     _checked(driver.cuGraphGetEdges_v2(ctypes.c_void_p(graph), None, None, None, ctypes.byref(count)))
     nodes, edges = ctypes.c_void_p * count.value, (_Edge * count.value)()
@@ -64,16 +65,6 @@ def overlap_launches(graph: int) -> int:
     return changed
 
 
-@cache
-def _driver() -> ctypes.CDLL | None:
-    """The CUDA driver, if it is one that knows edges of several types (12.3)."""
-    try:
-        driver = ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return None
-    return driver if hasattr(driver, "cuGraphAddDependencies_v2") else None
-
-
 def _is_kernel(driver: ctypes.CDLL, node: int) -> bool:
     kind = ctypes.c_int(-1)
     _checked(driver.cuGraphNodeGetType(ctypes.c_void_p(node), ctypes.byref(kind)))
@@ -81,5 +72,4 @@ def _is_kernel(driver: ctypes.CDLL, node: int) -> bool:
 
 
 def _checked(status: int) -> None:
-    if status:
-        raise RuntimeError(f"the CUDA driver returned {status} while a graph was changed")
+    checked(status, "a graph was changed")

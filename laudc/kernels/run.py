@@ -69,7 +69,7 @@ class Runner:
             self._image = self._view(executable.image)
             self._output = self._view(executable.output)
         self._forced: frozenset[str] = frozenset()
-        self._replay = Replay(self._launch, overlapping=_overlapping(executable)) if on_gpu else None
+        self._replay = Replay(self._launch, overlapping=overlapping(executable)) if on_gpu else None
 
     def __call__(self, x: Tensor, masks: Mapping[str, Tensor] | None) -> tuple[Tensor, Decided]:
         """The output, fresh, and by masker the decisions that were obeyed and the masker's own keep logits.
@@ -227,7 +227,8 @@ def _bytes(arena: Tensor, value: Value) -> Tensor:
     return arena[value.offset : value.offset + value.type.nbytes]
 
 
-def _overlapping(executable: Executable) -> bool:
+def overlapping(executable: Executable) -> bool:
+    """Whether its kernels are written to be placed before the one ahead of them is done."""
     return min(step.kernel.target.capability for step in executable.steps) >= FIRST_ARCH
 
 

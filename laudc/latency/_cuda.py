@@ -1,11 +1,15 @@
 """Microseconds of a demand on a GPU: its multiprocessors and its memories work at the same time.
 
-    phase = launch + start + max(deals * task on one multiprocessor, l2 bytes / l2, dram bytes / dram, all blocks)
+    phase         launch + start + max(deals * task on one multiprocessor, l2 bytes / l2, dram bytes / dram, all blocks)
+    with a chain  launch + placing + first + busy and memory, of which the shorter hides but for 1 / blocks at once
 
 The blocks are dealt out over the multiprocessors, so the busiest gets ceil(blocks / multiprocessors) of them (the
 staircase in the number of active rows). A block that finds no work still has to be handed out. As many run on it at
 once as shared memory, registers and threads leave room for; with too few warps its waits show. The part that is
-longest counts, the others hide behind it.
+longest counts, the others hide behind it. A block with a chain copies, multiplies and stores in turns: while one waits
+for memory only its neighbours on the multiprocessor work on.
+
+Where launches overlap, a kernel's time begins when those ahead of it are done; it has been placed by then.
 """
 
 from __future__ import annotations
@@ -15,6 +19,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from laudc.errors import TargetError
+from laudc.kernels.overlap import FIRST_ARCH
 from laudc.latency._time import Time
 from laudc.targets import Target
 
@@ -25,6 +30,8 @@ _WARP = 32
 _BLOCK_KIB = 1.0
 """Shared memory that the system takes for each block."""
 _ENOUGH_WARPS = 8
+_OVERLAPPED_LAUNCH_US = 0.7
+"""One more kernel in a graph whose launches overlap, in place of the target's launch_us. On an H200; empty ones .55."""
 _STRAY = 3
 """Multiprocessors, times the size of a cluster, that stay empty because clusters do not go across the chip's parts."""
 
@@ -35,7 +42,7 @@ class CudaConstants:
 
     fp32_share: float = 0.6
     """Of the peak outside the tensor cores that the best tile reaches."""
-    tensor_share: float = 0.85
+    tensor_share: float = 1.0
     """Of the peak of the tensor cores that the best tile reaches."""
     waiting_share: float = 0.7
     """What is left where too few warps are resident to hide waits."""
@@ -49,20 +56,26 @@ class CudaConstants:
     """From the launch of a kernel until its blocks compute, and from the last result until the next may start."""
     block_clocks: float = 0.65
     """Handing out one block, with work or without: what blocks that find none cost; others hide it."""
-    task_us: float = 1.05
-    """Of a block with a chain of steps: until its first product, and from the last one to its end."""
-    step_clocks: float = 37.0
+    task_us: float = 0.5
+    """Of a kernel with chains: until the first product, and from the last one to the end. In between blocks hide it."""
+    listed_us: float = 0.9
+    """Of a block with a chain that works by its sample's own lists: until it knows what to copy."""
+    step_clocks: float = 67.0
     """A step of a chain, beside its copies and its multiply-adds: barriers."""
-    tile_l2_share: float = 1.6
+    tile_l2_share: float = 3.3
     """Of a multiprocessor's part of the cache's speed, what copies reach; neighbours ask for the same lines."""
-    finish_bytes_per_clock: float = 15.8
+    finish_bytes_per_clock: float = 18.0
     """Of a multiprocessor, behind a chain."""
-    chained_dram_share: float = 0.6
-    """What kernels with chains reach, which read and write in turns."""
-    meeting_us: float = 0.25
+    chained_l2_share: float = 1.5
+    """Of the cache's speed, what the copies of all chains reach together; clusters and neighbours share some."""
+    chained_dram_share: float = 1.0
+    """What kernels with chains reach while they move; that they stand still in between is counted beside it."""
+    meeting_us: float = 1.0
     """The blocks of a cluster wait for each other."""
-    placing_clocks: float = 870.0
-    """Of a block with a chain, on its place in a multiprocessor, whether it finds work or not."""
+    placing_clocks: float = 1700.0
+    """Of a block with a chain and work, on its place in a multiprocessor."""
+    idle_clocks: float = 1700.0
+    """Of one that finds none."""
 
 
 def cuda_time(demand: Demand, target: Target, constants: CudaConstants) -> Time:
@@ -83,7 +96,7 @@ def cuda_time(demand: Demand, target: Target, constants: CudaConstants) -> Time:
     handing_out = (demand.tasks + demand.idle_tasks) * c.block_clocks / clock
     longest = max(compute, on_chip, l2, dram, handing_out)
     return Time(
-        launch_us=target.launch_us + c.start_us + (longest if longest == handing_out else 0.0),
+        launch_us=_launch_us(target) + c.start_us + (longest if longest == handing_out else 0.0),
         compute_us=longest if longest == compute != handing_out else 0.0,
         on_chip_us=longest if longest == on_chip not in (handing_out, compute) else 0.0,
         l2_us=longest if longest == l2 not in (handing_out, compute, on_chip) else 0.0,
@@ -101,29 +114,36 @@ def _chained(demand: Demand, target: Target, c: CudaConstants, resident: int) ->
     finished = demand.finish_bytes / (c.finish_bytes_per_clock * clock)
     work = max(multiplied, copied)
     alone = multiplied + copied if demand.alternating else work
-    alone += c.task_us + demand.chain * c.step_clocks / clock + finished
+    alone += c.listed_us * demand.listed + demand.chain * c.step_clocks / clock + finished
     places = target.sm_count
     if demand.cluster > 1:
         alone += c.meeting_us
         places -= _STRAY * demand.cluster
     deals = math.ceil(demand.tasks / places)
-    through = c.task_us + deals * (work + finished) if deals else 0.0
-    behind = math.ceil(deals / resident) * alone
-    busy = max(through, behind)
+    busy = c.task_us + max(deals * (work + finished), math.ceil(deals / resident) * alone) if deals else 0.0
+    l2 = demand.tasks * (demand.l2_bytes + demand.finish_bytes) / (target.l2_gb_per_s * c.chained_l2_share * 1e3)
     dram = _bytes_beyond(demand, target) / (target.dram_gb_per_s * c.chained_dram_share * 1e3)
-    placing = (demand.tasks + demand.idle_tasks) / (target.sm_count * resident) * c.placing_clocks / clock
-    longest = max(busy, dram)
+    placing = demand.tasks * c.placing_clocks + demand.idle_tasks * c.idle_clocks
+    moved = max(l2, dram)
+    shown = min(busy, moved) / max(1, min(resident, deals))
     return Time(
-        launch_us=target.launch_us + placing,
-        compute_us=longest if longest == busy and multiplied >= copied else 0.0,
-        l2_us=longest if longest == busy and multiplied < copied else 0.0,
-        dram_us=longest if longest != busy else 0.0,
+        launch_us=_launch_us(target) + placing / (target.sm_count * resident * clock),
+        compute_us=busy + shown if busy >= moved and multiplied >= copied else 0.0,
+        l2_us=busy + shown if busy >= moved and multiplied < copied else moved + shown if l2 > max(busy, dram) else 0.0,
+        dram_us=moved + shown if dram > busy and dram >= l2 else 0.0,
     )
 
 
+def _launch_us(target: Target) -> float:
+    """What one more kernel of a graph takes before it does anything."""
+    return _OVERLAPPED_LAUNCH_US if target.capability >= FIRST_ARCH else target.launch_us
+
+
 def _bytes_beyond(demand: Demand, target: Target) -> float:
-    """What comes from memory: the weights, and of the rest what half of the cache does not hold."""
-    return demand.weight_bytes + max(0.0, demand.read_bytes + demand.written_bytes - target.l2_kib * 1024 / 2)
+    """What comes from memory: the weights, and of the rest nothing where it fills half of the cache, all where it
+    fills the whole: what is read again first was written first, and is the first to be gone."""
+    moved, half = demand.read_bytes + demand.written_bytes, target.l2_kib * 1024 / 2
+    return demand.weight_bytes + moved * min(1.0, max(0.0, moved / half - 1))
 
 
 def _with_waits(deals: int, resident: int, threads: int, c: CudaConstants) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 from laudc.errors import BuildError
 from laudc.latency._cpu import CpuConstants, cpu_time
@@ -16,6 +17,9 @@ from laudc.ops.conv2d import Conv2dSpec
 from laudc.schedules import SCHEDULES, Active, Choice, Demand, Work
 from laudc.targets import Target
 from laudc.types import TensorType
+
+if TYPE_CHECKING:
+    from laudc.kernels.kernel import Kernel
 
 Weighted = Iterable[tuple[float, Active]]
 """What is on, with the probability of each case."""
@@ -97,6 +101,20 @@ def _time(
 ) -> Time:
     phases = SCHEDULES[schedule].demand(work, target, dict(tile), active)
     return added(phase_time(phase, target, constants, first=index == 0) for index, phase in enumerate(phases))
+
+
+def demands_of(kernel: Kernel, active: Active) -> tuple[Demand, ...]:
+    """What a kernel asks, phase by phase, with so much on."""
+    return SCHEDULES[kernel.schedule].demand(kernel.work, kernel.target, kernel.choice, active)
+
+
+def priced(cases: Iterable[tuple[float, tuple[Demand, ...]]], target: Target, constants: Constants) -> Time:
+    """The mean over cases of what is asked, whose weights add up to one."""
+    return added(
+        phase_time(phase, target, constants, first=index == 0).scaled(weight)
+        for weight, phases in cases
+        for index, phase in enumerate(phases)
+    )
 
 
 def phase_time(demand: Demand, target: Target, constants: Constants, *, first: bool) -> Time:

@@ -1,31 +1,38 @@
 """How long each kernel of a network takes where it stands: between the others, with the caches as they leave them.
 
 cpu     the clock around every call of a whole run, the median of many runs
-cuda    a CUDA graph of some calls of one kernel, so that no launch from the host is in it; the median of replays
+cuda    a CUDA graph of the network with a mark behind each kernel, by the GPU's own clock; the mean of many replays
+
+Where launches overlap, a kernel's time begins when all ahead of it is done and ends when it is. What it did before
+that, beside the kernels ahead, is not in it. So the times of all kernels add up to the network's.
 """
 
 from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from laudc.compiled import CompiledModel
 from laudc.kernels.executable import Step
+from laudc.kernels.marks import Marks
+from laudc.kernels.replay import Replay
+from laudc.kernels.run import overlapping
 from laudc.timing import cuda_ms, interleaved_ms
 
 _WARM_UP = 2
 _IN_A_GRAPH = 10
-_REPLAYS = 5
+_REPLAYS = 20
 
 
 def step_us(compiled: CompiledModel, x: Tensor, masks: Mapping[str, Tensor], *, rounds: int) -> dict[str, float]:
-    """Microseconds of every kernel call, by name, for these decisions."""
+    """Microseconds of every kernel call, by name, for these decisions. rounds: runs of all (GPU: at least 20)."""
     if compiled.target.kind == "cuda":
-        return _on_gpu(compiled, x, masks)
+        return _on_gpu(compiled, x, masks, max(rounds, _REPLAYS))
     seen: dict[str, list[float]] = {}
 
     def timed(step: Step, call: Callable[[], object]) -> None:
@@ -76,21 +83,64 @@ def block_us(compiled: CompiledModel, x: Tensor, masks: Mapping[str, Tensor], *,
     return blocks
 
 
-def _on_gpu(compiled: CompiledModel, x: Tensor, masks: Mapping[str, Tensor]) -> dict[str, float]:
-    found: dict[str, float] = {}
+def _on_gpu(compiled: CompiledModel, x: Tensor, masks: Mapping[str, Tensor], rounds: int) -> dict[str, float]:
+    calls: dict[str, Callable[[], object]] = {}
 
-    def timed(step: Step, call: Callable[[], object]) -> None:
+    def made(step: Step, call: Callable[[], object]) -> None:
         call()
-        graph = _graph_of(call)
-        times = []
-        for _ in range(_REPLAYS):
-            begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-            begin.record()
-            graph.replay()
-            end.record()
-            end.synchronize()
-            times.append(1e3 * begin.elapsed_time(end) / _IN_A_GRAPH)
-        found[step.name] = statistics.median(times)
+        calls[step.name] = call
 
-    compiled.runner.walk(x, masks, timed)
-    return found
+    compiled.runner.walk(x, masks, made)
+    overlaps = overlapping(compiled.lowering.executable)
+    each = _Marked(list(calls.values()), range(len(calls)), overlapping=overlaps)
+    ends = _Marked(list(calls.values()), (0,), overlapping=overlaps)
+    for _ in range(_WARM_UP + rounds):
+        each()
+        ends()
+    return dict(zip(calls, unmarked_us(each.between_us(), ends.between_us()), strict=True))
+
+
+def unmarked_us(each: np.ndarray, ends: np.ndarray) -> list[float]:
+    """What the kernels take without the marks between them: the marks' part is the same for each.
+
+    each: (replays, kernels), microseconds from mark to mark. ends: (replays, 1), of all of them without marks between.
+    """
+    steps, whole = (_undisturbed(times) for times in (each, ends))
+    mark = (steps.sum() - whole.sum()) / len(steps)
+    return [max(0.0, float(step - mark)) for step in steps]
+
+
+def _undisturbed(times: np.ndarray) -> np.ndarray:
+    """The mean of those replays, warm, that took neither the shortest nor the longest."""
+    order = np.argsort(times[_WARM_UP:].sum(1))
+    quarter = len(order) // 4
+    mean: np.ndarray = times[_WARM_UP:][order[quarter : len(order) - quarter]].mean(0)
+    return mean
+
+
+class _Marked:
+    """Calls as one graph, with marks before some of them and behind the last."""
+
+    def __init__(self, calls: Sequence[Callable[[], object]], marked: Collection[int], *, overlapping: bool) -> None:
+        marks = Marks(len(calls) + 1, overlapping=overlapping)
+
+        def launch() -> None:
+            for index, call in enumerate(calls):
+                if index in marked:
+                    marks(index)
+                call()
+            marks(len(calls))
+
+        self._places = [*sorted(marked), len(calls)]
+        self._marks, self._replay = marks, Replay(launch, overlapping=overlapping)
+        self._seen: list[Tensor] = []
+        self._replay()
+
+    def __call__(self) -> None:
+        self._replay()
+        self._seen.append(self._marks.ns.clone())
+
+    def between_us(self) -> np.ndarray:
+        """(calls of this, places - 1)."""
+        times = torch.stack(self._seen)[:, self._places].cpu().numpy()
+        return np.diff(times, axis=1) / 1e3

@@ -11,12 +11,14 @@ import pytest
 
 from laudc.errors import InputError
 from laudc.latency import calibration
-from laudc.latency.calibration import Sample, calibrate, fit
+from laudc.latency.calibration import calibrate, fit, measure_undisturbed
 from laudc.latency.constants import Constants, defaults
-from laudc.latency.kernel import expected_time
+from laudc.latency.kernel import demands_of, priced
+from laudc.latency.machine import here
 from laudc.latency.network import NetworkModel
+from laudc.latency.probe import Sample
 from laudc.schedules import Active
-from laudc.targets import Target
+from laudc.targets import TARGETS, Target
 
 Model = Callable[..., NetworkModel]
 
@@ -36,10 +38,11 @@ def samples(model: Model, target: str, truth: Callable[[Constants], Constants], 
                 if call.lists is not None:
                     (_, on), *_ = call.lists.expected(dict.fromkeys(bound.maskers, rate))[-1:]
                     cases = ((1.0, on),)  # type: ignore[assignment]
-                us = expected_time(kernel.schedule, kernel.work, kernel.choice, device, constants, cases).total_us
+                asked = tuple((weight, demands_of(kernel, on)) for weight, on in cases)
+                us = priced(asked, device, constants).total_us
                 one, other = us * np.exp(noise * generator.standard_normal(2))
                 key = (kernel.schedule, kernel.work, cases)
-                found[key] = Sample(kernel=kernel, cases=cases, measured_us=float(one), again_us=float(other))
+                found[key] = Sample(kernel=kernel.key, cases=asked, measured_us=float(one), again_us=float(other))
     return list(found.values())
 
 
@@ -50,7 +53,7 @@ def test_known_constants_of_a_cpu_are_found_again(model: Model) -> None:
         return replace(nominal, **changed, call_us=4.0, wake_us=9.0)
 
     measured = samples(model, "cpu", truth, 0.02)
-    target = measured[0].kernel.target
+    target = here(TARGETS["cpu"])
     found = fit(target, measured)
     wanted = truth(defaults(target).constants)
     for name in ("macs_per_us", "steps_per_us", "on_chip_bytes_per_us", "call_us", "wake_us"):
@@ -70,7 +73,7 @@ def test_known_constants_of_a_gpu_are_found_again(model: Model) -> None:
         return replace(nominal, fp32_share=0.4, dram_share=0.6, start_us=3.0)  # type: ignore[call-arg]
 
     measured = samples(model, "v100", truth, 0.02)
-    target = measured[0].kernel.target
+    target = TARGETS["v100"]
     found = fit(target, measured)
     wanted = truth(defaults(target).constants)
     for name in ("fp32_share", "start_us"):
@@ -83,36 +86,31 @@ def idle(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.getloadavg", lambda: (0.0, 0.0, 0.0))
 
 
-def test_a_busy_machine_is_not_calibrated(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_busy_machine_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.getloadavg", lambda: (50.0, 50.0, 50.0))
     with pytest.raises(InputError, match=r"the machine is busy \(load 50.0 on \d+ cores\).*; leave it alone"):
-        calibrate(_target())
+        measure_undisturbed(_target())
 
 
-@pytest.mark.usefixtures("idle")
 @pytest.mark.parametrize("wrong", [{"errors": {"repeat_median": 0.2, "after_median": 0.1}}, {"interval": (0.2, 4.2)}])
 def test_measurements_that_contradict_each_other_are_not_kept(
     wrong: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     errors = {"repeat_median": 0.01, "after_median": 0.1}
     fitted = replace(defaults(_target()), calibrated=True, **{"errors": errors, "interval": (0.9, 1.1), **wrong})
-    monkeypatch.setattr(calibration, "measure", lambda target, **how: [])
-    monkeypatch.setattr(calibration, "state_of", lambda target: {})
     monkeypatch.setattr(calibration, "fit", lambda target, measured: fitted)
     with pytest.raises(InputError, match="no better than the defaults; leave the machine alone"):
-        calibrate(_target())
+        calibrate(_target(), [], {})
 
 
 @pytest.mark.usefixtures("idle")
-def test_a_machine_that_changes_meanwhile_is_not_calibrated(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_machine_that_changes_meanwhile_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     states = iter(({"driver": "1", "clock": "a"}, {"driver": "2", "clock": "a"}))
     monkeypatch.setattr(calibration, "state_of", lambda target: next(states))
     monkeypatch.setattr(calibration, "measure", lambda target, **how: [])
     with pytest.raises(InputError, match="changed while it was measured: driver from 1 to 2; leave it alone"):
-        calibrate(_target())
+        measure_undisturbed(_target())
 
 
 def _target() -> Target:
-    from laudc.targets import TARGETS
-
     return TARGETS["cpu"]

@@ -11,7 +11,7 @@ from laudc.errors import TargetError
 from laudc.latency._cuda import CudaConstants, cuda_time, resident_blocks
 from laudc.latency._time import Time
 from laudc.schedules import Demand
-from laudc.targets import TARGETS
+from laudc.targets import TARGETS, Target
 
 # 1000 clocks a microsecond, 100 multiply-adds a clock on each of 10 multiprocessors
 GPU = replace(
@@ -81,7 +81,9 @@ def test_the_longest_part_hides_the_others() -> None:
 def test_memory_is_asked_for_what_the_cache_does_not_hold() -> None:
     half = 512_000
     assert us(Demand(tasks=0, read_bytes=half)).dram_us == 0
-    assert us(Demand(tasks=0, read_bytes=half, written_bytes=300_000)).dram_us == pytest.approx(3)
+    assert us(Demand(tasks=0, read_bytes=half, written_bytes=half / 4)).dram_us == pytest.approx(1.25 * 5.12 / 4)
+    assert us(Demand(tasks=0, read_bytes=2 * half)).dram_us == pytest.approx(2 * 5.12)
+    assert us(Demand(tasks=0, read_bytes=3 * half)).dram_us == pytest.approx(3 * 5.12)
     assert us(Demand(tasks=0, read_bytes=half, weight_bytes=300_000)).dram_us == pytest.approx(3)
 
 
@@ -125,3 +127,71 @@ def test_a_block_that_does_not_fit_is_refused(demand: Demand, scarce: str) -> No
 
 def test_repeats_are_launched_one_after_another() -> None:
     assert us(replace(BUSY, tasks=10, repeats=3)) == Time(launch_us=15, compute_us=3)
+
+
+CHAINED = replace(
+    PLAIN,
+    task_us=0.5,
+    step_clocks=100,
+    tile_l2_share=1,
+    chained_l2_share=1,
+    chained_dram_share=1,
+    finish_bytes_per_clock=10,
+    placing_clocks=200,
+    idle_clocks=50,
+    listed_us=0.25,
+)
+CHAIN = Demand(unit="tensor_fp16", threads=512, macs=1_000_000, chain=4, tasks=10, registers=64)
+"""A microsecond of products and .4 of barriers a block, two at once."""
+
+
+def chained(demand: Demand, target: Target = GPU) -> Time:
+    return cuda_time(demand, target, CHAINED)
+
+
+def test_a_chain_is_waited_for_or_its_products_are() -> None:
+    assert resident_blocks(CHAIN, GPU) == 2
+    one = chained(CHAIN)
+    assert one.compute_us == pytest.approx(0.5 + 1.4)
+    assert one.launch_us == pytest.approx(2 + 10 * 0.2 / 20)
+    assert chained(replace(CHAIN, tasks=20)).compute_us == pytest.approx(0.5 + 2)  # two hide each other's barriers
+    assert chained(replace(CHAIN, tasks=30)).compute_us == pytest.approx(0.5 + 3)
+    slow = replace(CHAIN, chain=20)
+    assert [chained(replace(slow, tasks=n)).compute_us for n in (10, 20, 30)] == pytest.approx([3.5, 3.5, 6.5])
+
+
+def test_a_chain_begins_when_its_lists_are_read() -> None:
+    listed = replace(CHAIN, listed=True)
+    assert chained(listed).compute_us == pytest.approx(0.5 + 1.65)
+    assert chained(replace(listed, tasks=0)).compute_us == 0
+
+
+def test_what_waits_for_memory_hides_behind_the_neighbours_on_the_multiprocessor() -> None:
+    busy = 0.5 + 1.4
+    alone = chained(replace(CHAIN, weight_bytes=500_000))
+    assert (alone.dram_us, alone.compute_us) == (pytest.approx(5 + busy), 0)  # no neighbour
+    two = chained(replace(CHAIN, tasks=20, weight_bytes=500_000))
+    assert two.dram_us == pytest.approx(5 + 2.5 / 2)
+    little = chained(replace(CHAIN, tasks=20, weight_bytes=100_000))
+    assert (little.compute_us, little.dram_us) == (pytest.approx(2.5 + 1 / 2), 0)
+    times = [chained(replace(CHAIN, tasks=20, weight_bytes=1000 * k)).total_us for k in range(0, 800, 7)]
+    assert all(more >= less for less, more in pairwise(times))
+
+
+def test_all_chains_share_the_cache() -> None:
+    wide = replace(CHAIN, tasks=40, finish_bytes=50_000)
+    assert chained(wide).compute_us == pytest.approx(0.5 + 4 * 6 + 2 / 2)  # 2 MB at 1 MB/us
+    crowded = cuda_time(replace(wide, l2_bytes=50_000), GPU, replace(CHAINED, tile_l2_share=10, chained_l2_share=0.1))
+    assert crowded.l2_us == pytest.approx(40 + 24.5 / 2)
+
+
+def test_a_block_of_a_chain_without_work_takes_its_place_for_a_shorter_time() -> None:
+    idle = chained(replace(CHAIN, tasks=0, idle_tasks=100))
+    assert idle == Time(launch_us=2 + 100 * 0.05 / 20)
+    assert chained(replace(CHAIN, tasks=10, idle_tasks=100)).launch_us == pytest.approx(2 + (2 + 5) / 20)
+
+
+def test_where_launches_overlap_one_more_takes_less() -> None:
+    hopper = replace(GPU, arch="sm_90a")
+    assert chained(CHAIN).total_us - chained(CHAIN, hopper).total_us == pytest.approx(2 - 0.7)
+    assert us(BUSY).total_us - cuda_time(BUSY, hopper, CHAINED).total_us == pytest.approx(2 - 0.7)
