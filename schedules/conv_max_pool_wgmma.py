@@ -36,6 +36,8 @@ class ConvMaxPoolWgmma(Schedule):
             return f"tensor cores take float16 here, not {work.dtype}"
         if spec.in_channels != PIXEL or spec.out_channels % PANEL or spec.kernel[1] % 2 or spec.stride[1] != 1:
             return f"it reads {PIXEL} channels a pixel, pixels by twos, and makes {PANEL} channels at a time"
+        if any(spec.padding):
+            return "it reads an image that has its padding already"
         if (spec.pool_kernel, spec.pool_stride, spec.pool_padding) != ((3, 3), (2, 2), (1, 1)):
             return "it pools windows of 3x3 two apart, with a border of one"
         if spec.activation not in _MONOTONE:

@@ -2,7 +2,7 @@
 
     out = maxpool( act( conv(x) + bias ) )
 
-The map between is never written. The window of the convolution reads no padding: the image has it already.
+The map between is never written.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ class ConvMaxPoolSpec(Spec):
     out_channels: int
     kernel: tuple[int, int]
     stride: tuple[int, int]
+    padding: tuple[int, int, int, int] = (0, 0, 0, 0)
+    """top, bottom, left, right; zeros"""
     bias: bool = False
     activation: str = "none"
     pool_kernel: tuple[int, int]
@@ -41,6 +43,7 @@ class ConvMaxPoolSpec(Spec):
             out_channels=self.out_channels,
             kernel=self.kernel,
             stride=self.stride,
+            padding=self.padding,
             bias=self.bias,
             activation=self.activation,
         )
@@ -67,7 +70,9 @@ class ConvMaxPool(Op):
 
     def forward(self, x: Tensor) -> Tensor:
         spec = self.spec
-        made = F.conv2d(x, self.weight, self.bias if spec.bias else None, spec.stride)
+        top, bottom, left, right = spec.padding
+        padded = F.pad(x, (left, right, top, bottom))
+        made = F.conv2d(padded, self.weight, self.bias if spec.bias else None, spec.stride)
         return F.max_pool2d(pointwise(spec.activation, made), spec.pool_kernel, spec.pool_stride, spec.pool_padding)
 
 
