@@ -147,7 +147,10 @@ def run_benchmark(models: Mapping[str, CompiledModel], options: Options) -> Benc
         peaks = {name: _loaded(model, images, pools[name][EVERYTHING_ON]) for name, model in models.items()}
         static = _static_networks(first, images, options)
         variants: dict[str, Callable[[int], object]] = {
-            _static(name): partial(_on, network, images) for name, network in static.networks.items()
+            _static(name): _Masked(network, images, [{}] * options.rounds)
+            if isinstance(network, CompiledModel)
+            else partial(_on, network, images)
+            for name, network in static.networks.items()
         }
         for name, model in models.items():
             for rate, pool in pools[name].items():

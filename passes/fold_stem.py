@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from torch import Tensor, fx, nn
 
 from laudc.ops.conv2d import Conv2d, Conv2dSpec
-from laudc.ops.conv_max_pool import ConvMaxPool
+from laudc.ops.conv_max_pool import ConvMaxPool, ConvMaxPoolSpec
 from laudc.ops.fold_columns import FoldColumns, FoldColumnsSpec
 from laudc.passes.base import Pass
 from laudc.program import Program, block_of, insert_op, set_op, type_of
@@ -73,16 +73,23 @@ class FoldStem(Pass):
     def _folds(self, program: Program, node: fx.Node) -> bool:
         op = program.op(node)
         if isinstance(op, ConvMaxPool):
-            return op.spec.in_channels < _LONG
+            return not _is_folded(op.spec)
         return isinstance(op, Conv2d) and folds(op.spec, type_of(node.all_input_nodes[0]), self.target)
+
+
+def _is_folded(stem: ConvMaxPoolSpec) -> bool:
+    return stem.in_channels == _LONG and not any(stem.padding) and stem.kernel[1] == _across(stem.conv)
 
 
 def folds(conv: Conv2dSpec, x: TensorType, target: Target) -> bool:
     """Whether the target has tensor cores for which x has too few channels, and folding gives it enough."""
+    units = {
+        "float16": target.tensor_fp16_flops_per_clock_per_sm,
+        "bfloat16": target.tensor_bf16_flops_per_clock_per_sm,
+    }
     plain = conv.operands == ("x",) and conv.prologue is None and not conv.masker and conv.groups == 1
     return (
-        bool(target.tensor_fp16_flops_per_clock_per_sm)
-        and x.dtype != "float32"
+        bool(units.get(x.dtype))
         and plain
         and conv.dilation == (1, 1)
         and conv.in_channels <= _LONG // _columns(conv)

@@ -50,7 +50,8 @@ def _projection(program: Program, node: fx.Node) -> fx.Node | None:
         return None
     projection = cast(fx.Node, node.args[1])
     added = program.op(projection)
-    if not isinstance(added, Conv2d) or len(projection.users) != 1 or len(added.spec.operands) != 1:
+    alone = len(projection.users) == 1 and node.args[0] is not projection
+    if not isinstance(added, Conv2d) or not alone or len(added.spec.operands) != 1:
         return None
     spec = added.spec
     plain = spec.groups == 1 and spec.activation == "none" and spec.prologue is None and not spec.masker

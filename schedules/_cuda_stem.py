@@ -11,10 +11,8 @@ the same runs one pixel further. So one descriptor a tap pair, whose core matric
 
 A thread holds two channels at pairs of neighbouring pixels of a row of the convolution's map:
 
-    round to float16 --> maximum with the rows before --> of each pair, and of its left neighbour (a shuffle)
+    bias, activation, float16 --> maximum with the rows before --> of each pair, and of its left neighbour (a shuffle)
     --> the row of the result in shared memory --> 16-byte stores
-
-Bias, activation and rounding never turn an order around, so they may come before the maximum or after it.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from laudc.ops._pointwise import POINTWISE
 from laudc.ops.conv_max_pool import ConvMaxPoolSpec
 from laudc.schedules._cuda_stem_tile import PANEL, PIXEL, THREADS, Stem
 from laudc.schedules._demand import Active, Demand
@@ -16,7 +17,6 @@ from laudc.schedules.base import Choice, Lowered, Schedule, Work
 if TYPE_CHECKING:
     from laudc.targets import Target
 
-_MONOTONE = ("none", "relu", "relu6")
 _WIDEST = 256
 """Pixels that one instruction takes."""
 _ROWS = (2, 1, 4)
@@ -40,8 +40,8 @@ class ConvMaxPoolWgmma(Schedule):
             return "it reads an image that has its padding already"
         if (spec.pool_kernel, spec.pool_stride, spec.pool_padding) != ((3, 3), (2, 2), (1, 1)):
             return "it pools windows of 3x3 two apart, with a border of one"
-        if spec.activation not in _MONOTONE:
-            return f"a maximum may be taken before a monotone function only, not before {spec.activation}"
+        if spec.activation not in POINTWISE:
+            return f"no kernel knows the pointwise function {spec.activation!r}"
         width = spec.conv.out_size(*work.operands[0].shape[2:])[1]
         if width % 8 or width > _WIDEST:
             return f"a row of the map is 8 pixels and more at a time, at most {_WIDEST}, not {width}"

@@ -94,9 +94,10 @@ class Case:
 
 _SPATIAL = "spatial-8-4-7-1-r0.5"
 _WAYS = ("layer-r0.5", _SPATIAL, "channel-32-r0.5")
+_STATIC_FUSIONS = ("max-pool", "shortcut", "conv-add")
 _FUSIONS = {
-    "layer-r0.5": ("", "gather-conv", "scatter-add", "conv-add", "whole-samples", "keep-sums", ALL),
-    _SPATIAL: ("", "masker-conv", "gather-conv", "scatter-add", "conv-add", "row-lists", "keep-means", ALL),
+    "layer-r0.5": ("", *_STATIC_FUSIONS, "gather-conv", "scatter-add", "whole-samples", "keep-sums", ALL),
+    _SPATIAL: ("", *_STATIC_FUSIONS, "masker-conv", "gather-conv", "scatter-add", "row-lists", "keep-means", ALL),
 }
 """By way, the optional passes that change it."""
 

@@ -188,7 +188,7 @@ def from_json(values: Mapping[str, Any]) -> tuple[list[Sample], dict[str, str]]:
     try:
         return [Sample.from_json(one) for one in values["samples"]], dict(values["state"])
     except (KeyError, TypeError, ValueError) as error:
-        raise StorageError("these are no measurements of this laudc", "run `laudc calibrate --keep` again") from error
+        raise StorageError("these are no measurements of this laudc", "measure again with `laudc calibrate`") from error
 
 
 def _merged(samples: Sequence[Sample]) -> Sample:

@@ -34,20 +34,21 @@ TOLERANCE = 1e-3
 """float16 rounds the result once: 5e-4 of it at most."""
 
 SIZES = {
-    "ImageNet": ((7, 4), 64, (230, 115), "relu"),
-    "two panels": ((8, 4), 128, (62, 35), "relu6"),
-    "odd rows": ((3, 2), 64, (35, 17), "none"),
+    "ImageNet": ((7, 4), 64, (230, 115), "relu", 2),
+    "two panels": ((8, 4), 128, (62, 35), "relu6", 2),
+    "odd rows": ((3, 2), 64, (35, 17), "none", 2),
+    "stride 1": ((3, 4), 64, (34, 35), "silu", 1),
 }
 VARIANTS = [(name, rows) for name in SIZES for rows in (2, 1, 4)]
 
 
 def work_of(name: str, batch: int) -> Work:
-    kernel, channels, size, activation = SIZES[name]
+    kernel, channels, size, activation, down = SIZES[name]
     spec = ConvMaxPoolSpec(
         in_channels=8,
         out_channels=channels,
         kernel=kernel,
-        stride=(2, 1),
+        stride=(down, 1),
         bias=True,
         activation=activation,
         pool_kernel=(3, 3),
@@ -91,7 +92,7 @@ def fault(name: str, rows: int, function: Callable[..., object], batch: int) -> 
     function(image, *(value.cuda() for value in packed), out)
     torch.cuda.synchronize()
     made = F.conv2d(x.double(), weights["weight"].double(), weights["bias"].double(), spec.stride)
-    act = {"relu": F.relu, "relu6": F.relu6, "none": lambda value: value}[spec.activation]
+    act = {"relu": F.relu, "relu6": F.relu6, "silu": F.silu, "none": lambda value: value}[spec.activation]
     wanted = F.max_pool2d(act(made), spec.pool_kernel, spec.pool_stride, spec.pool_padding)
     error = relative_error(out.permute(0, 3, 1, 2).double(), wanted)
     return None if error <= TOLERANCE else f"{name}, {rows} rows, batch {batch}: relative error {error:.2e}"

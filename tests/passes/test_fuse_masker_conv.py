@@ -95,7 +95,7 @@ def bottlenecks(count: int) -> Program:
     return before
 
 
-@pytest.mark.parametrize(("count", "rate", "fused"), [(1, 0.5, 1), (3, 0.5, 0), (3, 0.9, 3)])
+@pytest.mark.parametrize(("count", "rate", "fused"), [(1, 0.3, 1), (3, 0.3, 0), (3, 0.9, 3)])
 def test_maskers_that_can_hand_means_on_are_weighed_together(count: int, rate: float, fused: int) -> None:
     """One alone is worth fusing at a rate at which several are not, since all but the first then read half."""
     target = TARGETS["h200"]

@@ -6,11 +6,12 @@ from dataclasses import replace
 
 import pytest
 
+from laudc.latency.search import has_kernel
 from laudc.ops.conv2d import Conv2dSpec
 from laudc.ops.max_pool import MaxPoolSpec
 from laudc.passes.fold_stem import FoldStem
 from laudc.passes.fuse_max_pool import FuseMaxPool
-from laudc.program import Program, program_for
+from laudc.program import Program, program_for, type_of
 from laudc.targets import TARGETS
 from laudc.testing import Sketch, random_images, same_output
 
@@ -43,7 +44,7 @@ def fused(program: Program, *, target: str = "h200") -> Program:
     return FuseMaxPool(target=TARGETS[target]).run(program)
 
 
-@pytest.mark.parametrize("activation", ["relu", "relu6", "none"])
+@pytest.mark.parametrize("activation", ["relu", "silu", "none"])
 @pytest.mark.parametrize("bias", [True, False])
 def test_one_kernel_makes_both(activation: str, bias: bool) -> None:
     before = stem(replace(CONV, activation=activation, bias=bias))
@@ -59,10 +60,33 @@ def test_its_image_is_folded_and_its_window_has_no_more_rows() -> None:
     same_output(before, after, random_images(*SHAPE))
 
 
+@pytest.mark.parametrize(("channels", "stride", "kernel"), [(8, 1, 3), (8, 2, 4), (5, 1, 3), (8, 1, 4)])
+def test_an_image_of_more_channels_gets_its_padding_too(channels: int, stride: int, kernel: int) -> None:
+    around = kernel // 2
+    conv = Conv2dSpec(
+        in_channels=channels,
+        out_channels=64,
+        kernel=(kernel, kernel),
+        stride=(stride, stride),
+        padding=(around, around - (kernel + 1) % 2, around, around - (kernel + 1) % 2),
+        activation="relu",
+    )
+    shape = (2, 3, 32, 64)
+    sketch = Sketch()
+    image = sketch.op("image", Conv2dSpec(in_channels=3, out_channels=channels), sketch.input(*shape))
+    pooled = sketch.op("pool", POOL, sketch.op("conv", conv, image))
+    before = program_for(sketch.returns(pooled), shape, dtype="float16")
+    after = FoldStem(target=TARGETS["h200"]).run(fused(before))
+    same_output(before, after, random_images(*shape))
+    for node, op in after.ops():
+        if op.spec.name in ("conv_max_pool", "max_pool"):
+            operands = tuple(type_of(value) for value in node.all_input_nodes)
+            assert has_kernel(op.spec, operands, TARGETS["h200"]), op.spec
+
+
 @pytest.mark.parametrize(
     ("conv", "pool"),
     [
-        (replace(CONV, activation="silu"), POOL),
         (replace(CONV, out_channels=32), POOL),
         (replace(CONV, dilation=(2, 2)), POOL),
         (CONV, replace(POOL, padding=(0, 0))),

@@ -70,6 +70,14 @@ def test_a_projection_with_two_readers_stays() -> None:
     assert fused(before) is before
 
 
+def test_a_projection_that_the_branch_reads_too_stays() -> None:
+    sketch = Sketch()
+    made = sketch.op("projection", PROJECTION, sketch.op("entry", ENTRY, sketch.input(*SHAPE)))
+    again = replace(LAST, in_channels=128)
+    before = program_for(sketch.returns(sketch.op("last", again, made, made)), SHAPE, dtype="float16")
+    assert fused(before) is before
+
+
 @pytest.mark.parametrize("target", ["cpu", "jetson-tx2"])
 def test_where_no_kernel_takes_two_maps_it_stays(target: str) -> None:
     before = block()
