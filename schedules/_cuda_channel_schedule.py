@@ -17,7 +17,7 @@ from laudc.schedules._cuda_tensor_schedule import (
     TensorCoreSchedule,
     refuse_type,
 )
-from laudc.schedules._cuda_tiles import FIRST_HOPPER_ARCH, WIDEST, Candidate, TensorTile, arch_number, ranked
+from laudc.schedules._cuda_tiles import FIRST_HOPPER_ARCH, WIDEST, Candidate, TensorTile, ranked
 from laudc.schedules._demand import Active, Demand
 from laudc.schedules.base import Choice, Lowered, Schedule, Work
 
@@ -69,7 +69,7 @@ class ChannelSchedule(Schedule):
         plain: dict[str, Any] = {name: number for name, number in choice.items() if name != "walk"}
         cut = core == "wgmma" and p.channels_out > 0 and most_steps(p) > 1
         return ChannelTile(
-            tensor=TensorTile(core=core, stmatrix=arch_number(target) >= FIRST_HOPPER_ARCH, sums=int(p.sums), **plain),
+            tensor=TensorTile(core=core, stmatrix=target.capability >= FIRST_HOPPER_ARCH, sums=int(p.sums), **plain),
             most_steps=most_steps(p),
             widths=tuple(range(bn // _WIDTHS, bn + 1, bn // _WIDTHS)) if cut else (bn,),
             listed=p.decisions,

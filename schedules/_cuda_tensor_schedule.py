@@ -21,7 +21,6 @@ from laudc.schedules._cuda_tiles import (
     WIDEST,
     Candidate,
     TensorTile,
-    arch_number,
     ranked,
 )
 from laudc.schedules._demand import Active, Demand
@@ -60,8 +59,8 @@ class TensorCoreSchedule(Schedule):
         numbers = {name: number for name, number in choice.items() if name != "resident"}
         return TensorTile(
             core=self.core,
-            stmatrix=arch_number(target) >= FIRST_HOPPER_ARCH,
-            overlapping=arch_number(target) >= FIRST_HOPPER_ARCH,
+            stmatrix=target.capability >= FIRST_HOPPER_ARCH,
+            overlapping=target.capability >= FIRST_HOPPER_ARCH,
             extra=extra_columns(p),
             blocks=choice["resident"] * target.sm_count,
             sums=2 * p.sums,
@@ -163,7 +162,7 @@ def _fitted(p: Problem, choice: Choice, target: Target) -> Choice:
     return {
         **choice,
         "stages": min(steps, choice["stages"]),
-        "eager": int(blocks <= _FEW_BLOCKS * target.sm_count and arch_number(target) >= FIRST_HOPPER_ARCH),
+        "eager": int(blocks <= _FEW_BLOCKS * target.sm_count and target.capability >= FIRST_HOPPER_ARCH),
         "early": int(short and choice["bn"] == WIDEST),
         "resident": 0 if short or p.taps == 1 else choice["resident"],
     }

@@ -182,8 +182,3 @@ def _warps_at_once(tile: Tile, target: Target) -> int:
 
 FIRST_HOPPER_ARCH = 90
 """From here on a kernel's blocks may be placed before the kernel ahead is done, and there is stmatrix."""
-
-
-def arch_number(target: Target) -> int:
-    """62 of "sm_62", 90 of "sm_90a"."""
-    return int(target.arch.removeprefix("sm_").rstrip("af"))

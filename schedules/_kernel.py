@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, Self
 
-from laudc.schedules._cuda_tiles import FIRST_HOPPER_ARCH, arch_number
+from laudc.schedules._cuda_tiles import FIRST_HOPPER_ARCH
 from laudc.schedules.base import Lowered
 from laudc.types import TensorType
 
@@ -128,7 +128,7 @@ class Kernel:
         from tvm.script import tirx
         from tvm.script.ir_builder import tirx as T
 
-        if self.on_gpu and arch_number(self.target) >= FIRST_HOPPER_ARCH:
+        if self.target.capability >= FIRST_HOPPER_ARCH:
             T.evaluate(getattr(tirx.ptx.griddepcontrol, word)())
 
     @contextmanager

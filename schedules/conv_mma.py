@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from laudc.schedules._cuda_tensor_schedule import TensorCoreSchedule
-from laudc.schedules._cuda_tiles import Candidate, arch_number
+from laudc.schedules._cuda_tiles import Candidate
 
 if TYPE_CHECKING:
     from laudc.targets import Target
@@ -26,7 +26,7 @@ class ConvMma(TensorCoreSchedule):
     """Speeds were measured on an H200, for want of an older board."""
 
     def refuse_target(self, target: Target) -> str | None:
-        arch = arch_number(target)
+        arch = target.capability
         return None if arch >= FIRST_ARCH else f"mma.sync of 16x8x16 needs sm_{FIRST_ARCH} or later, not {target.arch}"
 
 

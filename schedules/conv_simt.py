@@ -14,7 +14,7 @@ from torch import Tensor
 
 from laudc.schedules._cuda_demand import direct_demand, simt_demand
 from laudc.schedules._cuda_problem import Problem, matrix_of, meaningless, problem_of
-from laudc.schedules._cuda_tiles import STRIP_THREADS, Candidate, SimtTile, arch_number, columns_a_thread, ranked
+from laudc.schedules._cuda_tiles import STRIP_THREADS, Candidate, SimtTile, columns_a_thread, ranked
 from laudc.schedules._demand import Active, Demand
 from laudc.schedules._prologue import pack_prologue
 from laudc.schedules.base import Choice, Lowered, Schedule, Work
@@ -55,9 +55,9 @@ class ConvSimt(Schedule):
     rank = 90
 
     def refuse(self, work: Work, target: Target) -> str | None:
-        if arch_number(target) < FIRST_ARCH:
+        if target.capability < FIRST_ARCH:
             return f"float16 data needs sm_{FIRST_ARCH} or later, not {target.arch}"
-        if work.dtype == "bfloat16" and arch_number(target) < FIRST_BFLOAT_ARCH:
+        if work.dtype == "bfloat16" and target.capability < FIRST_BFLOAT_ARCH:
             return f"bfloat16 data needs sm_{FIRST_BFLOAT_ARCH} or later, not {target.arch}"
         if getattr(work.spec, "samples", False) or getattr(work.spec, "sums", False):
             return "decisions on whole samples are read, and channel sums are left, by tensor-core tiles only"

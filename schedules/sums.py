@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 from laudc.ops._sums import UNITS
 from laudc.ops.sums_masker import SumsMaskerSpec
 from laudc.ops.zero_sums import ZeroSumsSpec
-from laudc.schedules._cuda_tiles import arch_number
 from laudc.schedules._decision import decided, given_to
 from laudc.schedules._demand import Active, Demand
 from laudc.schedules._kernel import Kernel
@@ -69,7 +68,7 @@ class SumsSchedule(Schedule):
 
 def refuse_arch(target: Target) -> str | None:
     """Why no kernel leaves sums on this chip, or None."""
-    if arch_number(target) < FIRST_ARCH:
+    if target.capability < FIRST_ARCH:
         return f"sums are left by the tensor-core tiles of sm_{FIRST_ARCH} and later, not of {target.arch}"
     return None
 
