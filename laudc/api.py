@@ -84,8 +84,9 @@ def compile(
     """Kernels for a dynamic network (or a static one) on a target, for one batch and image size.
 
     model: what `transform` returns, any nn.Module, or the path of an uncompiled .laud file. size: (H, W), by default
-    what it was captured with. dtype: "float32", "float16" or "bfloat16", by default the target's. without: fusions to
-    leave out. progress: called with (kernels ready, kernels in all).
+    what it was captured with. dtype: "float32", "float16", "bfloat16" or "tf32" (float32 but for products on tensor
+    cores, which round what they multiply to 10 bits), by default the target's. without: fusions to leave out. progress:
+    called with (kernels ready, kernels in all).
 
     Raises InputError, CaptureError, BuildError (no kernel for an operation), ArtifactError (a bad file).
     """
@@ -98,8 +99,10 @@ def compile(
     _refuse_size(size)
     device = load_target(target) if isinstance(target, str) else target
     chosen = dtype or device.default_dtype
-    if chosen not in device.dtypes:
-        raise InputError(f"{device.name} does not compute in {chosen!r}", f"choose from {', '.join(device.dtypes)}")
+    if chosen not in device.computes_in:
+        raise InputError(
+            f"{device.name} does not compute in {chosen!r}", f"choose from {', '.join(device.computes_in)}"
+        )
     _refuse_batch(batch)
     program, plan = _program(model)
     shape = example_shape(program)

@@ -25,7 +25,9 @@ from laudc.latency.measure import block_us
 from laudc.latency.network import network_model
 from laudc.rates import executed_rates, stratified_masks
 from laudc.static_network import in_laudc, static_program
+from laudc.tf32 import torch_multiplies_as
 from laudc.timing import cuda_ms, fastest, host_ms, interleaved_ms
+from laudc.types import in_memory
 
 OURS = "laudc"
 """What runs the static network that laudc compiles."""
@@ -139,11 +141,11 @@ def run_benchmark(models: Mapping[str, CompiledModel], options: Options) -> Benc
     _refuse_different(models)
     first = next(iter(models.values()))
     device = first.target.kind
-    dtype = getattr(torch, first.dtype)
+    dtype = getattr(torch, in_memory(first.dtype))
     images = torch.randn(first.shape, generator=torch.Generator().manual_seed(options.seed))
     images = images.to(device, dtype).contiguous(memory_format=torch.channels_last)
     pools = {name: _pools(model, options) for name, model in models.items()}
-    with torch.inference_mode(), as_fast_as_torch(device):
+    with torch.inference_mode(), as_fast_as_torch(device), torch_multiplies_as(first.dtype):
         peaks = {name: _loaded(model, images, pools[name][EVERYTHING_ON]) for name, model in models.items()}
         static = _static_networks(first, images, options)
         variants: dict[str, Callable[[int], object]] = {

@@ -29,6 +29,7 @@ from laudc.plan import Plan
 from laudc.program import Program, in_evaluation, input_type, program_for, types_of
 from laudc.rates import MaskShape, executed_rates, stratified_masks
 from laudc.targets import Target
+from laudc.types import in_memory
 
 _MOST_ELEMENTS = 2**31
 _LARGEST_BATCH = 65535
@@ -63,7 +64,7 @@ def lower(
     BuildError where something has no kernel.
     """
     frozen = in_evaluation(program_for(converted, shape), copy_weights=True)
-    typed = program_for(frozen, shape, dtype=dtype)
+    typed = program_for(frozen, shape, dtype=in_memory(dtype))
     _refuse_too_large(typed)
     bind = BindKernels(
         target=target,
@@ -72,7 +73,7 @@ def lower(
         calibration=calibration,
         expected_rate=_expected_rate(plan),
     )
-    passes = (*passes_for(target, plan, without, calibration=calibration), bind)
+    passes = (*passes_for(target, plan, without, dtype=dtype, calibration=calibration), bind)
     lowered, steps = pipeline.run(typed, passes)
     return Lowering(converted=frozen, lowered=lowered, steps=steps, executable=make_executable(lowered))
 
@@ -92,10 +93,15 @@ def build(lowering: Lowering, progress: Callable[[int, int], None] | None = None
 
 
 def passes_for(
-    target: Target, plan: Plan | None, without: Sequence[str], *, calibration: Calibration | None = None
+    target: Target,
+    plan: Plan | None,
+    without: Sequence[str],
+    *,
+    dtype: str = "float32",
+    calibration: Calibration | None = None,
 ) -> tuple[Pass, ...]:
-    """The passes that lower a network for a target, for the rate that its plan expects."""
-    options = {"target": target, "calibration": calibration, "expected_rate": _expected_rate(plan)}
+    """The passes that lower a network for a target and data type, for the rate that its plan expects."""
+    options = {"target": target, "dtype": dtype, "calibration": calibration, "expected_rate": _expected_rate(plan)}
     return pipeline.lowering(options, without=without)
 
 
@@ -182,10 +188,11 @@ class CompiledModel:
             raise InputError(
                 f"the input is {list(x.shape)}, compiled for {list(self.shape)}", _step_to(self.shape, tuple(x.shape))
             )
-        if x.dtype not in (torch.float32, getattr(torch, self.dtype)):
+        kind = in_memory(self.dtype)
+        if x.dtype not in (torch.float32, getattr(torch, kind)):
             found = str(x.dtype).removeprefix("torch.")
             raise InputError(
-                f"the input is {found}, compiled for {self.dtype}", f"convert it, such as x.to(torch.{self.dtype})"
+                f"the input is {found}, compiled for {self.dtype}", f"convert it, such as x.to(torch.{kind})"
             )
         if x.device.type != self.target.kind:
             raise InputError(

@@ -33,9 +33,11 @@ from laudc.program import Program, in_evaluation, input_type, program_for
 from laudc.rates import stratified_masks
 from laudc.reference import BARS, expected_results, kernel_error
 from laudc.static_network import static_program
+from laudc.tf32 import torch_multiplies_as
+from laudc.types import in_memory
 
 _NETWORK_BAR = 1e-4
-_MARGIN = {"float32": 1e-3, "float16": 5e-2, "bfloat16": 2e-1}
+_MARGIN = {"float32": 1e-3, "float16": 5e-2, "bfloat16": 2e-1, "tf32": 5e-2}
 """A decision may differ where the logit is nearer to zero than this share of the largest."""
 
 
@@ -91,7 +93,7 @@ def _rungs(model: DynamicModel | CompiledModel, rates: Sequence[float], batch: i
         if batch not in (None, model.shape[0]):
             raise InputError(f"the network was compiled for batch {model.shape[0]}", "verify it at that batch")
         program, plan = model.lowering.converted, model.plan
-        passes = passes_for(model.target, plan, model.without)
+        passes = passes_for(model.target, plan, model.without, dtype=model.dtype)
     else:
         shape = input_type(model.program).shape
         program, plan = program_for(model.program, (batch or 2, *shape[1:])), model.plan
@@ -187,11 +189,12 @@ def _torchs_error(
     """What torch loses on the same network in the same type, on the same device."""
     import copy
 
-    dtype = getattr(torch, model.dtype)
+    dtype = getattr(torch, in_memory(model.dtype))
     graph = copy.deepcopy(program.graph).to(model.target.kind, dtype)
     device = {key: mask.to(model.target.kind) for key, mask in masks.items()}
     x = image.to(model.target.kind, dtype)
-    out = graph(x, device) if masks else graph(x)
+    with torch_multiplies_as(model.dtype):
+        out = graph(x, device) if masks else graph(x)
     found = out[0] if isinstance(out, tuple) else out
     return relative_error(found.float().cpu(), expected)
 

@@ -100,10 +100,10 @@ def _check_device(basis: Basis, path: Path) -> None:
     """PlanError unless an edited plan is for a device that there is, in a data type of its own."""
     name = basis.target
     device = TARGETS[name] if name in TARGETS else _in_a_file(name, path)
-    if basis.dtype not in device.dtypes:
+    if basis.dtype not in device.computes_in:
         raise PlanError(
             f"{path}: dtype = {basis.dtype!r}, in which {name} does not compute",
-            f"write {' or '.join(device.dtypes)}",
+            f"write {' or '.join(device.computes_in)}",
         )
 
 

@@ -10,15 +10,17 @@ from torch import Tensor
 from laudc.compare import relative_error
 from laudc.ops._masker import Masker
 from laudc.ops.base import Op
+from laudc.tf32 import rounded
+from laudc.types import TF32
 
-BARS = {"float32": 1e-5, "float16": 2e-3, "bfloat16": 1.6e-2}
+BARS = {"float32": 1e-5, "float16": 2e-3, "bfloat16": 1.6e-2, "tf32": 2e-3}
 """The largest `kernel_error` of a kernel that is right, by the network's type. bfloat16 keeps 8 bits of a number where
-float16 keeps 11: it rounds 8 times as coarsely."""
+float16 keeps 11: it rounds 8 times as coarsely. tf32 keeps as many as float16, of what it multiplies."""
 
 
 def expected_results(op: Op, operands: tuple[Tensor, ...], *, dtype: str) -> tuple[Tensor, ...]:
     """The reference's own, in float32, from operands on the CPU in their logical shapes."""
-    reference = _reference(op, getattr(torch, dtype))
+    reference = _reference(op, dtype)
     made = reference(*(value.float() if value.is_floating_point() else value for value in operands))
     return made if isinstance(made, tuple) else (made,)
 
@@ -43,13 +45,14 @@ def kernel_error(
     return max(_defined_error(op, found, want, operands) for found, want in zip(results, expected, strict=True))
 
 
-def _reference(op: Op, dtype: torch.dtype) -> Op:
-    """The op with the weights that the kernels multiply by: rounded, in a half-precision network."""
+def _reference(op: Op, dtype: str) -> Op:
+    """The op with the weights that the kernels multiply by: rounded, in a network of less precision."""
     plain = op.replaced()
-    if dtype != torch.float32 and not isinstance(op, Masker):
+    if dtype != "float32" and not isinstance(op, Masker):
         for name in (name for name in op.spec.weights() if name.endswith("weight")):
-            rounded = getattr(op, name).detach().to(dtype).float()
-            plain.register_parameter(name, torch.nn.Parameter(rounded))
+            weight = getattr(op, name).detach()
+            near = rounded(weight) if dtype == TF32 else weight.to(getattr(torch, dtype)).float()
+            plain.register_parameter(name, torch.nn.Parameter(near))
     return plain
 
 

@@ -8,7 +8,15 @@ from dataclasses import dataclass
 FLOATS = ("float32", "float16", "bfloat16")
 """What networks compute in; sums are float32 in all of them."""
 
+TF32 = "tf32"
+"""What a float32 network can compute in too: products of numbers rounded to tf32, on tensor cores (`laudc/tf32.py`)."""
+
 DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "int32": 4, "int64": 8, "uint8": 1}
+
+
+def in_memory(dtype: str) -> str:
+    """The type of the values of a network that computes in that one: of tf32, float32."""
+    return "float32" if dtype == TF32 else dtype
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -70,7 +70,7 @@ def _has_kernel(fused: ConvMaxPoolSpec, x: TensorType, target: Target) -> bool:
     """Once the image is folded."""
     from laudc.latency.search import has_kernel
 
-    folding = Folding.of(fused.conv, (x.shape[2], x.shape[3]), whole_steps=False)
+    folding = Folding.of(fused.conv, x, whole_steps=False)
     (image,) = folding.image.results((x,))
     folded = replace(
         fused, in_channels=image.shape[1], kernel=folding.kernel, stride=folding.stride, padding=(0, 0, 0, 0)

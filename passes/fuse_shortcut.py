@@ -22,7 +22,7 @@ from laudc.targets import TARGETS, Target
 
 @dataclass(frozen=True, kw_only=True)
 class FuseShortcut(Pass):
-    after = ("fuse_conv_add",)
+    after = ("allow_tf32", "fuse_conv_add")
     optional = True
 
     target: Target = TARGETS["cpu"]

@@ -5,21 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
-from laudc.schedules._cuda_channel_tile import MOST_PIECES, PADDING_TAP, PIECE, ChannelTile, most_steps
+from laudc.schedules._cuda_channel_tile import MOST_PIECES, PADDING_TAP, ChannelTile, most_steps
 from laudc.schedules._cuda_demand import channel_demand
-from laudc.schedules._cuda_problem import Problem, matrix_of, meaningless, problem_of
+from laudc.schedules._cuda_problem import Problem, meaningless, problem_of
 from laudc.schedules._cuda_tensor_schedule import (
     ENOUGH_WARPS,
     FEW_STEPS,
     TensorCoreSchedule,
+    has_room,
+    packed_matrix,
     refuse_type,
 )
 from laudc.schedules._cuda_tiles import FIRST_HOPPER_ARCH, WIDEST, Candidate, TensorTile, ranked
 from laudc.schedules._demand import Active, Demand
 from laudc.schedules.base import Choice, Lowered, Schedule, Work
+from laudc.types import DTYPE_BYTES
 
 if TYPE_CHECKING:
     from laudc.targets import Target
@@ -60,7 +62,7 @@ class ChannelSchedule(Schedule):
             return self.tile(p, choice, target)
 
         fitted = (Candidate(choice=_fitted(p, c.choice), speed=c.speed) for c in self.candidates)
-        useful = (c for c in fitted if _is_useful(p, c.choice))
+        useful = (c for c in fitted if has_room(p, tile_of(c.choice).tensor) and _is_useful(p, c.choice))
         return ranked(p, useful, tile_of, target, columns=p.columns, enough_warps=ENOUGH_WARPS)
 
     def tile(self, p: Problem, choice: Choice, target: Target) -> ChannelTile:
@@ -69,7 +71,13 @@ class ChannelSchedule(Schedule):
         plain: dict[str, Any] = {name: number for name, number in choice.items() if name != "walk"}
         cut = core == "wgmma" and p.channels_out > 0 and most_steps(p) > 1
         return ChannelTile(
-            tensor=TensorTile(core=core, stmatrix=target.capability >= FIRST_HOPPER_ARCH, sums=int(p.sums), **plain),
+            tensor=TensorTile(
+                core=core,
+                stmatrix=target.capability >= FIRST_HOPPER_ARCH,
+                sums=int(p.sums),
+                size=DTYPE_BYTES[p.dtype],
+                **plain,
+            ),
             most_steps=most_steps(p),
             widths=tuple(range(bn // _WIDTHS, bn + 1, bn // _WIDTHS)) if cut else (bn,),
             listed=p.decisions,
@@ -89,7 +97,7 @@ class ChannelSchedule(Schedule):
 
     def pack(self, work: Work, choice: Choice, weights: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
         """One row a column of the result."""
-        packed = matrix_of(work.spec, weights).to(getattr(torch, work.dtype)).contiguous()
+        packed = packed_matrix(problem_of(work), work, weights)
         return (packed, weights["bias"].float().contiguous()) if "bias" in weights else (packed,)
 
 
@@ -105,13 +113,17 @@ def _refuse_problem(p: Problem) -> str | None:
         return f"tensor-core tiles take one group, not {p.groups}"
     if p.prologue is not None or p.gain:
         return "tensor-core tiles with channel lists take no prologue and no gain"
-    for size, what in ((p.channels, "channels"), (p.columns, "columns"), (p.channels_in, "listed channels of x")):
-        if size % PIECE:
-            return f"copies take {PIECE} {what} at a time, and {size} is no multiple"
+    for size, most, what in (
+        (p.channels, p.piece, "channels"),
+        (p.columns, 8, "columns"),
+        (p.channels_in, p.piece, "listed channels of x"),
+    ):
+        if size % most:
+            return f"copies take {most} {what} at a time, and {size} is no multiple"
     if p.taps > PADDING_TAP:
         return f"tensor-core tiles with channel lists take {PADDING_TAP} taps at most, not {p.taps}"
-    if p.depth > MOST_PIECES * PIECE:
-        return f"shared memory tells about sums of {MOST_PIECES * PIECE} numbers at most, not {p.depth}"
+    if p.depth > MOST_PIECES * p.piece:
+        return f"shared memory tells about sums of {MOST_PIECES * p.piece} numbers at most, not {p.depth}"
     return None
 
 

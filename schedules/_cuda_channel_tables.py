@@ -1,8 +1,8 @@
 # mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators
 # mypy: disable-error-code="name-defined, no-any-return"
 # The functions below are TVMScript: TVM reads their text, Python never runs them.
-"""What a sample's channel list says to a block of threads: for every column a row of w and a bias, for every 8 numbers
-of depth where they are in x and in w.
+"""What a sample's channel list says to a block of threads: for every column a row of w and a bias, for every piece
+of depth where it is in x and in w.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from tvm.script import tirx as T
 
-from laudc.schedules._cuda_channel_tile import PADDING_TAP, PIECE, TAP_SHIFT, ChannelTile
+from laudc.schedules._cuda_channel_tile import PADDING_TAP, TAP_SHIFT, ChannelTile
 from laudc.schedules._cuda_problem import Problem
 from laudc.schedules._cuda_rows import tap_down, tap_right
 from laudc.schedules._cuda_tir import Number
@@ -29,7 +29,7 @@ def columns_made(p: Problem, kept: Number) -> Number:
 
 def pieces_read(p: Problem, kept: Number) -> Number:
     """Pieces of a tap of such a sample."""
-    return kept * (p.channels_in // PIECE) if p.channels_in else p.channels // PIECE
+    return kept * (p.channels_in // p.piece) if p.channels_in else p.channels // p.piece
 
 
 def columns_told(p: Problem, tile: ChannelTile) -> Callable[..., None]:
@@ -48,7 +48,7 @@ def columns_told(p: Problem, tile: ChannelTile) -> Callable[..., None]:
             if here < T.min(left, walked):
                 column: T.let = _listed(list_shared, first + here, p.channels_out)
                 if here < bn:
-                    row_shared[here] = column * (p.depth // PIECE)
+                    row_shared[here] = column * (p.depth // p.piece)
                 if p.bias:
                     shift[j] = bias[column]
 
@@ -58,7 +58,7 @@ def columns_told(p: Problem, tile: ChannelTile) -> Callable[..., None]:
 def pieces_told(p: Problem, threads: int) -> Callable[..., None]:
     """Code that tells two words of every piece: how far it is in x from the window's beginning, where it lies in a row
     of w with its tap above that. Pieces of a tap lie end to end, `tap_pieces` of them; so do the taps."""
-    pitch = p.channels // PIECE
+    pitch = p.channels // p.piece
 
     @T.inline
     def tell(list_shared, thread, tap_pieces, pieces, steps, piece, piece_shared):
@@ -72,7 +72,7 @@ def pieces_told(p: Problem, threads: int) -> Callable[..., None]:
                     own: T.let = T.truncmod(at, tap_pieces)
                     piece[0] = (tap_down(p, tap) * p.width + tap_right(p, tap)) * pitch + own
                     piece[1] = (
-                        tap * pitch + _listed(list_shared, own, p.channels_in // PIECE) + T.shift_left(tap, TAP_SHIFT)
+                        tap * pitch + _listed(list_shared, own, p.channels_in // p.piece) + T.shift_left(tap, TAP_SHIFT)
                     )
                 for e in T.vectorized(2):
                     piece_shared[at * 2 + e] = piece[e]

@@ -6,10 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from laudc.schedules._cuda_problem import Problem
-from laudc.schedules._cuda_tiles import STEP, TensorTile
-
-PIECE = 8
-"""Channels of one 16-byte copy."""
+from laudc.schedules._cuda_tiles import LINE, TensorTile
 
 TAP_SHIFT = 20
 """A piece is one word: where it lies in a row of w, and above that its tap."""
@@ -69,10 +66,10 @@ class ChannelTile:
         """Beside the stages: what is told about rows, columns and pieces, the list; a walker's x and finished tile."""
         entries = -(-self.listed // self.threads) * self.threads
         told = 4 * self.bn * (1 + max(self.walk, 1)) + self.most_steps * 64 + 4 * entries
-        kept = 2 * self.bm * (self.most_steps - self.stages) * STEP + self.tensor.finished_bytes if self.walk else 0
+        kept = self.bm * (self.most_steps - self.stages) * LINE + self.tensor.finished_bytes if self.walk else 0
         return self.tensor.shared_bytes + told + kept
 
 
 def most_steps(p: Problem) -> int:
     """Steps of a sum when every channel is on."""
-    return -(-p.depth // STEP)
+    return -(-p.depth // p.step)

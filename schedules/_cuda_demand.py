@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from laudc.schedules._cuda_channel_tile import ChannelTile
 from laudc.schedules._cuda_problem import Problem
-from laudc.schedules._cuda_tiles import STEP, SimtTile, TensorTile
+from laudc.schedules._cuda_tiles import SimtTile, TensorTile
 from laudc.schedules._demand import Active, Demand
 from laudc.types import DTYPE_BYTES
 
@@ -22,8 +22,9 @@ def tensor_core_demand(p: Problem, tile: TensorTile, speed: float, active: Activ
     rows = _rows(p, active)
     row_tiles, column_tiles = math.ceil(rows / tile.bm), math.ceil(p.columns / tile.bn)
     every = math.ceil(p.capacity / tile.bm)
-    depth = math.ceil(p.depth / STEP / tile.split) * STEP
-    finished = 2 * tile.bm * tile.bn * _passes(p) / tile.split
+    depth = math.ceil(p.depth / p.step / tile.split) * p.step
+    size = DTYPE_BYTES[p.dtype]
+    finished = size * tile.bm * tile.bn * _passes(p) / tile.split
     if tile.split > 1:
         finished += 2 * 4 * tile.bm * tile.bn
     return (
@@ -33,8 +34,8 @@ def tensor_core_demand(p: Problem, tile: TensorTile, speed: float, active: Activ
             tasks=row_tiles * column_tiles * tile.split,
             idle_tasks=0 if tile.blocks else (every - row_tiles) * column_tiles * tile.split,
             macs=tile.bm * (tile.bn + tile.extra) * depth,
-            l2_bytes=2 * (tile.bm + tile.bn + tile.extra) * depth,
-            chain=depth // STEP,
+            l2_bytes=size * (tile.bm + tile.bn + tile.extra) * depth,
+            chain=depth // p.step,
             alternating=tile.lag == 0,
             finish_bytes=finished,
             cluster=tile.split,
@@ -53,13 +54,14 @@ def channel_demand(p: Problem, tile: ChannelTile, speed: float, active: Active) 
     row_tiles = math.ceil(rows / p.batch / tile.bm) * p.batch
     column_tiles = math.ceil(columns / tile.bn)
     every = math.ceil(p.pixels / tile.bm) * p.batch * math.ceil(p.columns / tile.bn)
-    depth = math.ceil(p.taps * channels / STEP) * STEP
+    depth = math.ceil(p.taps * channels / p.step) * p.step
     last = columns - (column_tiles - 1) * tile.bn
     multiplied = (column_tiles - 1) * tile.bn + next((width for width in tile.widths if width >= last), 0)
     walk = max(tile.walk, 1)
     tasks = row_tiles * column_tiles / walk
     tall, wide = rows / max(row_tiles, 1), columns / max(column_tiles, 1)
-    listed = _sector_share(p.channels_in * 2) if p.channels_in else 1.0
+    size = DTYPE_BYTES[p.dtype]
+    listed = _sector_share(p.channels_in * size) if p.channels_in else 1.0
     return (
         replace(
             _unique(p, rows, channels, columns),
@@ -67,11 +69,11 @@ def channel_demand(p: Problem, tile: ChannelTile, speed: float, active: Active) 
             tasks=tasks,
             idle_tasks=max(0, every / walk - tasks),
             macs=walk * tile.bm * multiplied / max(column_tiles, 1) * depth,
-            l2_bytes=2 * tall * depth + walk * 2 * wide / listed * depth,
-            chain=max(1, walk * depth // STEP),
+            l2_bytes=size * depth * (tall + walk * wide / listed),
+            chain=max(1, walk * depth // p.step),
             alternating=tile.lag == 0,
             listed=True,
-            finish_bytes=walk * 2 * tall * wide * _passes(p),
+            finish_bytes=walk * size * tall * wide * _passes(p),
             threads=tile.threads,
             shared_bytes=tile.shared_bytes,
             registers=tile.bm * tile.bn // tile.threads + _OTHER_REGISTERS,
@@ -135,7 +137,7 @@ def direct_demand(p: Problem, tall: int, vector: int, threads: int, active: Acti
 
 
 def _unit(p: Problem) -> str:
-    return "tensor_bf16" if p.dtype == "bfloat16" else "tensor_fp16"
+    return {"float16": "tensor_fp16", "bfloat16": "tensor_bf16", "float32": "tensor_tf32"}[p.dtype]
 
 
 def _rows(p: Problem, active: Active) -> float:

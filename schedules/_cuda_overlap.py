@@ -19,8 +19,6 @@ from laudc.schedules._cuda_problem import Problem
 from laudc.schedules._cuda_tiles import TensorTile
 
 SHARERS = 8
-LINE = 64
-"""Numbers of 16 bits in 128 bytes."""
 
 _PREFETCH = """
 __device__ __forceinline__ void prefetch_line(const void* at) {
@@ -64,9 +62,9 @@ def wait_for_ahead(p: Problem, tile: TensorTile) -> Any:
     return wait
 
 
-def weights_to_l2(tile: TensorTile, *, depth: int, steps: int) -> Any:
-    """The inline function that asks for a panel of the weights, `steps` lines of each row. depth: numbers in a row."""
-    rows, threads = tile.bn, tile.threads
+def weights_to_l2(p: Problem, tile: TensorTile, *, steps: int) -> Any:
+    """The inline function that asks for a panel of the weights, `steps` lines of each row."""
+    rows, threads, depth, line_numbers = tile.bn, tile.threads, p.depth, p.step
 
     @T.inline
     def ask(weight_flat, first_row, first_step, sharer, sharers, thread):
@@ -77,7 +75,9 @@ def weights_to_l2(tile: TensorTile, *, depth: int, steps: int) -> Any:
                 if row < rows:
                     T.cuda.func_call(
                         "prefetch_line",
-                        weight_flat.ptr_to([(first_row + row) * depth + (first_step + T.truncmod(line, steps)) * LINE]),
+                        weight_flat.ptr_to(
+                            [(first_row + row) * depth + (first_step + T.truncmod(line, steps)) * line_numbers]
+                        ),
                         source_code=_PREFETCH,
                     )
 

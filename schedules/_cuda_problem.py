@@ -23,7 +23,7 @@ from laudc.ops.conv2d import Conv2dSpec
 from laudc.ops.linear import LinearSpec
 from laudc.schedules._prologue import refuse_prologue
 from laudc.schedules.base import Work
-from laudc.types import FLOATS
+from laudc.types import DTYPE_BYTES, FLOATS
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,6 +31,8 @@ class Problem:
     """What a kernel is made for. Sizes are of one sample, in elements and pixels."""
 
     dtype: str
+    tf32: bool
+    """Whether products may be of float32 numbers rounded to tf32."""
     batch: int
     """Of the work that was asked: tiles are chosen for it, the kernel takes any."""
     x_dims: tuple[int, ...]
@@ -73,6 +75,16 @@ class Problem:
     gain: bool
 
     @property
+    def piece(self) -> int:
+        """Numbers of one 16-byte copy."""
+        return 16 // DTYPE_BYTES[self.dtype]
+
+    @property
+    def step(self) -> int:
+        """Channels of one step on tensor cores: 128 bytes."""
+        return 8 * self.piece
+
+    @property
     def pixels(self) -> int:
         """Rows of work in one sample."""
         return self.out_height * self.out_width
@@ -91,9 +103,10 @@ class Problem:
 
     @property
     def narrow(self) -> bool:
-        """Whether a row of the window is a short run of memory: 8 channels a pixel, one pixel beside the other."""
+        """Whether a row of the window is a short run of memory: one 16-byte piece a pixel, one pixel beside the
+        other."""
         plain = not self.padded and not self.gathered and self.groups == 1 and self.dilation == (1, 1)
-        return plain and self.channels == 8 and self.taps > 1
+        return plain and self.channels == self.piece and self.taps > 1
 
     @property
     def depth(self) -> int:
@@ -128,6 +141,7 @@ def _linear(work: Work, spec: LinearSpec) -> Problem:
     lead, *middle, depth = work.operands[0].shape
     return Problem(
         dtype=work.dtype,
+        tf32=spec.tf32,
         batch=lead,
         x_dims=(*middle, depth),
         out_dims=(*middle, spec.out_features),
@@ -174,6 +188,7 @@ def _conv2d(work: Work, spec: Conv2dSpec) -> Problem:
     decisions = work.operands[spec.operands.index("channels")].shape[1] - 1 if "channels" in spec.operands else 0
     return Problem(
         dtype=work.dtype,
+        tf32=spec.tf32,
         batch=batch,
         x_dims=work.operands[0].shape[1:] if gathered else (height, width, channels),
         out_dims=(spec.out_channels,) if spec.compact else (out_height, out_width, spec.out_channels),
@@ -224,6 +239,8 @@ def meaningless(work: Work) -> str | None:
         return f"this is for conv2d and linear, not for {spec.name}"
     if spec.activation not in POINTWISE:
         return f"no kernel knows the pointwise function {spec.activation!r}"
+    if spec.tf32 and work.dtype != "float32":
+        return f"tf32 is a way to multiply float32, not {work.dtype}"
     return _contradiction(spec) if isinstance(spec, Conv2dSpec) else None
 
 

@@ -93,18 +93,18 @@ def shortcut_start(p: Problem, row: Number) -> Number:
 
 
 def own_chunk(p: Problem, chunk: Number) -> Number:
-    """How far from its window's beginning a thread copies, in pieces of 8 channels. A narrow window's step is several
-    of its rows, one below the other."""
+    """How far from its window's beginning a thread copies, in 16-byte pieces. A narrow window's step is several of
+    its rows, one below the other."""
     if not p.narrow:
         return chunk
     return T.truncdiv(chunk, p.kernel[1]) * p.width + T.truncmod(chunk, p.kernel[1])
 
 
 def step_shift(p: Problem, step: Number, tap: Number, block: Number) -> Number:
-    """How much further that is in a step: the block-th 64 channels of a tap."""
+    """How much further that is in a step: the block-th 128 bytes of a tap."""
     if p.narrow:
         return step * (8 // p.kernel[1] * p.width)
-    return (tap_down(p, tap) * p.width + tap_right(p, tap)) * (p.channels // 8) + block * 8
+    return (tap_down(p, tap) * p.width + tap_right(p, tap)) * (p.channels // p.piece) + block * 8
 
 
 def tap_inside(p: Problem, top: Number, left: Number, tap: Number) -> tirx.Expr | bool:

@@ -1,14 +1,15 @@
 # mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators
 # mypy: disable-error-code="name-defined"
 # The functions below are TVMScript: TVM reads their text, Python never runs them. Annotations of arguments are buffers.
-"""The implicit GEMM on tensor cores where every sample has its own channels: 16-bit numbers in, float32 sums.
+"""The implicit GEMM on tensor cores where every sample has its own channels: float32 sums.
 
-    the sample's list --> per 8 numbers of depth: how far x is, where w is     --cp.async--> shared --> wgmma
+    the sample's list --> per piece of depth: how far x is, where w is          --cp.async--> shared --> wgmma
                           per column: the row of w, the bias                                        --> ldmatrix + mma
 
-Tiles stay within a sample. A sum is as deep as the sample's list makes it: taps and listed channels lie end to end, 8
-a piece, and only the end of the last step is padded. A block of columns past the sample's count leaves at once, and
-one that the count cuts multiplies fewer columns. What lies past a count in x is never read: its pieces are zero.
+Tiles stay within a sample. A sum is as deep as the sample's list makes it: taps and listed channels lie end to end, in
+16-byte pieces, and only the end of the last step is padded. A block of columns past the sample's count leaves at
+once, and one that the count cuts multiplies fewer columns. What lies past a count in x is never read: its pieces are
+zero.
 """
 
 from __future__ import annotations
@@ -17,12 +18,13 @@ from tvm.ir import IRModule
 from tvm.script import tirx as T
 
 from laudc.schedules._cuda_channel_tables import columns_made, columns_told, pieces_read, pieces_told
-from laudc.schedules._cuda_channel_tile import PIECE, TAP_SHIFT, ChannelTile
+from laudc.schedules._cuda_channel_tile import TAP_SHIFT, ChannelTile
+from laudc.schedules._cuda_instructions import mma, wgmma, wgmma_flags
 from laudc.schedules._cuda_problem import Problem
+from laudc.schedules._cuda_prologue import changes, wait_and_change
 from laudc.schedules._cuda_rows import row_at, row_span, row_tiles, tap_bits, window_start
 from laudc.schedules._cuda_sums import add_lines
 from laudc.schedules._cuda_tensor_finish import read_added, round_off, store_columns
-from laudc.schedules._cuda_tiles import HALVES, STEP
 from laudc.schedules._cuda_tir import arguments_of, flat, module_of, run_of
 from laudc.schedules._cuda_warps import WarpShare
 
@@ -32,11 +34,11 @@ _UNIFORM = "__device__ __forceinline__ int warp_uniform(int v) { return __shfl_s
 def channel_module(p: Problem, tile: ChannelTile) -> IRModule:
     """The kernel of a problem with one tile."""
     core, bm, bn, stages, lag, threads = tile.core, tile.bm, tile.bn, tile.stages, tile.lag, tile.threads
-    dtype, half = p.dtype, HALVES[p.dtype]
+    dtype, line, numbers = p.dtype, p.step, p.piece
     pass_rows = threads // 8
     x_loads, w_loads = bm // pass_rows, bn // pass_rows
-    x_stage, w_stage, out_pitch = bm * STEP, bn * STEP, tile.tensor.out_pitch
-    pitch, depth_pieces = p.channels // PIECE, p.depth // PIECE
+    x_stage, w_stage, out_pitch = bm * line, bn * line, tile.tensor.out_pitch
+    pitch, depth_pieces = p.channels // numbers, p.depth // numbers
     column_tiles = -(-p.columns // bn)
     walks, walk = tile.walk > 0, max(tile.walk, 1)
     ahead = tile.most_steps if stages >= tile.most_steps and not walks else stages - 1 - lag
@@ -53,13 +55,11 @@ def channel_module(p: Problem, tile: ChannelTile) -> IRModule:
     assert wide % 16 == 0, tile
 
     copy_x, copy_w = "cp.async.cg.shared.global", "cp.async.cg.shared.global.L2::128B"
-    mma = f"mma.sync.aligned.m16n8k16.row.col.f32.{half}.{half}.f32"
+    flags, multiply_warp = wgmma_flags(p), mma(p)
+    wait_for_changed = wait_and_change(p, x_loads, pass_rows, ahead - 1)
     ldmatrix = "ldmatrix.sync.aligned.m8n8.x4.shared.b16"
     div, mod, xor = T.truncdiv, T.truncmod, T.bitwise_xor
     widths = tile.widths
-
-    def wgmma(width):
-        return f"wgmma.mma_async.sync.aligned.m64n{width}k16.f32.{half}.{half}"
 
     def x_at(step, stage):
         return step[0] if walks else stage[0]
@@ -101,7 +101,7 @@ def channel_module(p: Problem, tile: ChannelTile) -> IRModule:
         if walks:
             out_shared = pool.alloc((bm * out_pitch,), dtype, align=1024)
             lines_shared = pool.alloc((max(1, tile.tensor.line_words),), "float32", align=16)
-        elif stages * (x_stage + w_stage) * 2 < tile.tensor.finished_bytes:
+        elif stages * (x_stage + w_stage) * tile.tensor.size < tile.tensor.finished_bytes:
             pool.move_base_to(tile.tensor.finished_bytes)
         start_shared = pool.alloc((bm,), "int32", align=16)
         taps_shared = pool.alloc((bm,), "int32", align=16)
@@ -121,7 +121,7 @@ def channel_module(p: Problem, tile: ChannelTile) -> IRModule:
         w_row = T.alloc_local((w_loads,), "int32")
         piece = T.alloc_local((2,), "int32")
         shift = T.alloc_local((column_turns,), "float32")
-        old = T.alloc_local((tall * lines * 8,), dtype)
+        old = T.alloc_local((tall * lines * numbers,), dtype)
         load_step = T.alloc_local((1,), "int32")
         loads_left = T.alloc_local((1,), "int32")
         walked = T.alloc_local((1,), "int32")
@@ -160,7 +160,7 @@ def channel_module(p: Problem, tile: ChannelTile) -> IRModule:
             load_row: T.let = div(thread, 8)
             load_chunk: T.let = mod(thread, 8)
             # Rows of later passes are a multiple of 8 further: the swizzle is the same for all.
-            slot: T.let = load_row * STEP + xor(load_chunk, mod(load_row, 8)) * 8
+            slot: T.let = load_row * line + xor(load_chunk, mod(load_row, 8)) * numbers
             for i in T.unroll(x_loads):
                 start[i] = start_shared[load_row + i * pass_rows]
                 taps[i] = taps_shared[load_row + i * pass_rows]
@@ -188,15 +188,15 @@ def channel_module(p: Problem, tile: ChannelTile) -> IRModule:
                     if not walks or loads_left[0] > steps * (walk - 1):
                         for i in T.unroll(x_loads):
                             T.ptx[copy_x](
-                                x_shared.ptr_to([x_at(load_step, load_stage) * x_stage + slot + i * pass_rows * STEP]),
-                                x_flat.ptr_to([(start[i] + piece[0]) * 8]),
+                                x_shared.ptr_to([x_at(load_step, load_stage) * x_stage + slot + i * pass_rows * line]),
+                                x_flat.ptr_to([(start[i] + piece[0]) * numbers]),
                                 16,
                                 T.Cast("uint32", T.bitwise_and(T.shift_right(taps[i], tap), 1) * 16),
                             )
                     for i in T.unroll(w_loads):
                         T.ptx[copy_w](
-                            w_shared.ptr_to([load_stage[0] * w_stage + slot + i * pass_rows * STEP]),
-                            weight_flat.ptr_to([(T.max(w_row[i], 0) + w_piece) * 8]),
+                            w_shared.ptr_to([load_stage[0] * w_stage + slot + i * pass_rows * line]),
+                            weight_flat.ptr_to([(T.max(w_row[i], 0) + w_piece) * numbers]),
                             16,
                             T.Cast("uint32", T.if_then_else(w_row[i] >= 0, 16, 0)),
                         )
@@ -209,6 +209,15 @@ def channel_module(p: Problem, tile: ChannelTile) -> IRModule:
                             w_row[i] = w_row[i] + bn * depth_pieces
                 T.ptx.cp.async_.commit_group()
 
+            @T.inline
+            def wait_for_x():
+                # A walker rounds x where it comes, not where it comes back to it.
+                if changes(p) and (not walks or walked[0] == 0):
+                    first_piece: T.let = x_at(step, stage) * (x_stage // numbers) + div(slot, numbers)
+                    wait_for_changed(x_shared, first_piece, taps, 0, prologue, 0, 0)
+                else:
+                    T.ptx.cp.async_.wait_group(ahead - 1)
+
             for _ in T.unroll(ahead):
                 load()
             for j in T.unroll(column_turns):
@@ -220,7 +229,7 @@ def channel_module(p: Problem, tile: ChannelTile) -> IRModule:
                 x_tile: T.uint64 = 0
                 w_tile: T.uint64 = 0
                 T.cuda.wgmma.encode_matrix_descriptor(
-                    T.address_of(x_tile), x_shared.ptr_to([div(warp, 4) * (tall * 4096)]), 1, 64, 3
+                    T.address_of(x_tile), x_shared.ptr_to([div(warp, 4) * (tall * 64 * line)]), 1, 64, 3
                 )
                 T.cuda.wgmma.encode_matrix_descriptor(T.address_of(w_tile), w_shared.ptr_to([0]), 1, 64, 3)
 
@@ -229,7 +238,7 @@ def channel_module(p: Problem, tile: ChannelTile) -> IRModule:
                     for _ in T.serial(steps):
                         if lag == 0:
                             T.ptx.wgmma.wait_group.sync.aligned(0)
-                        T.ptx.cp.async_.wait_group(ahead - 1)
+                        wait_for_x()
                         T.ptx.fence.proxy.async_.shared__cta()
                         T.cuda.cta_sync()
                         if lag == 0:
@@ -240,13 +249,10 @@ def channel_module(p: Problem, tile: ChannelTile) -> IRModule:
                                 # Offsets in 16-byte units: 32 bytes of depth, 64 rows, a stage[0].
                                 T.ptx[instruction](
                                     *run_of(acc, m * own_sums, its_sums),
-                                    x_tile + T.Cast("uint64", x_at(step, stage) * (x_stage // 8) + m * 512 + k * 2),
-                                    w_tile + T.Cast("uint64", stage[0] * (w_stage // 8) + k * 2),
-                                    True,
-                                    1,
-                                    1,
-                                    0,
-                                    0,
+                                    x_tile
+                                    + T.Cast("uint64", x_at(step, stage) * (x_stage // numbers) + m * 512 + k * 2),
+                                    w_tile + T.Cast("uint64", stage[0] * (w_stage // numbers) + k * 2),
+                                    *flags,
                                 )
                         T.ptx.wgmma.commit_group.sync.aligned()
                         stage[0] = T.if_then_else(stage[0] == stages - 1, 0, stage[0] + 1)
@@ -259,25 +265,25 @@ def channel_module(p: Problem, tile: ChannelTile) -> IRModule:
                 @T.inline
                 def multiply_left(choice):
                     if choice == len(widths) - 1:
-                        multiply(wgmma(widths[choice]), widths[choice] // 2)
+                        multiply(wgmma(p, widths[choice]), widths[choice] // 2)
                     else:
                         if left <= widths[choice]:
-                            multiply(wgmma(widths[choice]), widths[choice] // 2)
+                            multiply(wgmma(p, widths[choice]), widths[choice] // 2)
                         else:
                             multiply_left(choice + 1)
 
             else:
                 a = T.alloc_local((tall * 4,), "uint32")
                 b = T.alloc_local((wide // 4,), "uint32")
-                a_row: T.let = (my_row + mod(lane, 16)) * STEP
-                b_row: T.let = (my_column + mod(lane, 8) + div(lane, 16) * 8) * STEP
-                a_chunk: T.let = xor(div(lane, 16), mod(lane, 8)) * 8
-                b_chunk: T.let = xor(mod(div(lane, 8), 2), mod(lane, 8)) * 8
+                a_row: T.let = (my_row + mod(lane, 16)) * line
+                b_row: T.let = (my_column + mod(lane, 8) + div(lane, 16) * 8) * line
+                a_chunk: T.let = xor(div(lane, 16), mod(lane, 8)) * numbers
+                b_chunk: T.let = xor(mod(div(lane, 8), 2), mod(lane, 8)) * numbers
 
                 @T.inline
                 def multiply_tile():
                     for _ in T.serial(steps):
-                        T.ptx.cp.async_.wait_group(ahead - 1)
+                        wait_for_x()
                         T.cuda.cta_sync()
                         load()
                         for k in T.unroll(4):
@@ -285,17 +291,24 @@ def channel_module(p: Problem, tile: ChannelTile) -> IRModule:
                                 T.ptx[ldmatrix](
                                     *run_of(a, m * 4, 4),
                                     x_shared.ptr_to(
-                                        [x_at(step, stage) * x_stage + a_row + m * 1024 + xor(a_chunk, k * 16)]
+                                        [
+                                            x_at(step, stage) * x_stage
+                                            + a_row
+                                            + m * 16 * line
+                                            + xor(a_chunk, k * 2 * numbers)
+                                        ]
                                     ),
                                 )
                             for j in T.unroll(wide // 16):
                                 T.ptx[ldmatrix](
                                     *run_of(b, j * 4, 4),
-                                    w_shared.ptr_to([stage[0] * w_stage + b_row + j * 1024 + xor(b_chunk, k * 16)]),
+                                    w_shared.ptr_to(
+                                        [stage[0] * w_stage + b_row + j * 16 * line + xor(b_chunk, k * 2 * numbers)]
+                                    ),
                                 )
                             for m in T.unroll(tall):
                                 for j in T.unroll(wide // 8):
-                                    T.ptx[mma](
+                                    T.ptx[multiply_warp](
                                         *run_of(acc, m * own_sums + j * 4, 4),
                                         *run_of(a, m * 4, 4),
                                         *run_of(b, j * 2, 2),

@@ -1,15 +1,16 @@
 # mypy: allow-untyped-defs, allow-untyped-calls, allow-untyped-decorators
 # mypy: disable-error-code="name-defined"
 # The functions below are TVMScript: TVM reads their text, Python never runs them. Annotations of arguments are buffers.
-"""The implicit GEMM on tensor cores: 16-bit numbers in, float32 sums, one source for two instructions.
+"""The implicit GEMM on tensor cores: float32 sums, one source for two instructions and three types.
 
     x, weights --cp.async, 16 bytes--> shared, 128-byte rows, chunk ^ (row % 8) --> wgmma          (sm_90a)
                                        `stages` deep                            --> ldmatrix + mma.sync (sm_80+)
     (sums + bias) * gain --> rounded tile in shared --> + residual, activation --> 16-byte stores at the listed rows
 
-A step of the loop is one tap and 64 channels: one 128-byte line of a row. A table made once a tile holds, per row,
-where its window begins, which taps lie in the image and where its result goes. A prologue changes x in shared memory:
-every thread what it copied itself, between the arrival of its own copies and the barrier that shows them to all.
+A step of the loop is one tap and 128 bytes of channels: one line of a row. A table made once a tile holds, per row,
+where its window begins, which taps lie in the image and where its result goes. A prologue changes x in shared memory,
+and tf32 rounds it there: every thread what it copied itself, between the arrival of its own copies and the barrier that
+shows them to all.
 """
 
 from __future__ import annotations
@@ -18,9 +19,10 @@ from tvm.ir import IRModule
 from tvm.script import tirx as T
 
 from laudc.schedules._cuda_cluster import add_up, meet
+from laudc.schedules._cuda_instructions import mma, wgmma, wgmma_flags
 from laudc.schedules._cuda_overlap import SHARERS, announce, reads_ahead, rows_known, wait_for_ahead, weights_to_l2
 from laudc.schedules._cuda_problem import Problem
-from laudc.schedules._cuda_prologue import wait_and_apply
+from laudc.schedules._cuda_prologue import changes, wait_and_change
 from laudc.schedules._cuda_rows import (
     look_up,
     looked_up_count,
@@ -36,7 +38,7 @@ from laudc.schedules._cuda_rows import (
 )
 from laudc.schedules._cuda_sums import add_lines
 from laudc.schedules._cuda_tensor_finish import read_added, round_off, store_rows
-from laudc.schedules._cuda_tiles import HALVES, STEP, TensorTile
+from laudc.schedules._cuda_tiles import TensorTile
 from laudc.schedules._cuda_tir import arguments_of, flat, module_of, run_of
 from laudc.schedules._cuda_warps import WarpShare
 
@@ -46,15 +48,15 @@ _UNIFORM = "__device__ __forceinline__ int warp_uniform(int v) { return __shfl_s
 def tensor_core_module(p: Problem, tile: TensorTile) -> IRModule:
     """The kernel of a problem with one tile. The weights come padded to whole tiles of columns."""
     bm, bn, stages, lag, threads, core = tile.bm, tile.bn, tile.stages, tile.lag, tile.threads, tile.core
-    dtype, half = p.dtype, HALVES[p.dtype]
+    dtype, line, piece = p.dtype, p.step, p.piece
     pass_rows = threads // 8
     x_loads, w_loads = bm // pass_rows, bn // pass_rows
-    x_stage, w_stage, out_pitch = bm * STEP, (bn + tile.extra) * STEP, tile.out_pitch
-    chunks = p.channels // 8
-    depth_chunks = p.depth // 8
-    steps = p.depth // STEP
-    map_steps, two_maps = steps - p.shortcut // STEP, p.shortcut > 0
-    blocks_a_tap = steps if p.narrow else p.channels // STEP
+    x_stage, w_stage, out_pitch = bm * line, (bn + tile.extra) * line, tile.out_pitch
+    chunks = p.channels // piece
+    depth_chunks = p.depth // piece
+    steps = p.depth // line
+    map_steps, two_maps = steps - p.shortcut // line, p.shortcut > 0
+    blocks_a_tap = steps if p.narrow else p.channels // line
     split, own_steps = tile.split, -(-steps // tile.split)
     ahead = own_steps if stages >= own_steps else stages - 1 - lag
     column_tiles = -(-p.columns // bn)
@@ -69,8 +71,7 @@ def tensor_core_module(p: Problem, tile: TensorTile) -> IRModule:
     assert wide % 16 == 0, tile
 
     copy_x, copy_w = "cp.async.cg.shared.global", "cp.async.cg.shared.global.L2::128B"
-    wgmma = f"wgmma.mma_async.sync.aligned.m64n{bn + tile.extra}k16.f32.{half}.{half}"
-    mma = f"mma.sync.aligned.m16n8k16.row.col.f32.{half}.{half}.f32"
+    multiply, flags, multiply_warp = wgmma(p, bn + tile.extra), wgmma_flags(p), mma(p)
     ldmatrix_half = "ldmatrix.sync.aligned.m8n8.x2.shared.b16"
     ldmatrix = "ldmatrix.sync.aligned.m8n8.x4.shared.b16"
     div, mod, xor = T.truncdiv, T.truncmod, T.bitwise_xor
@@ -79,10 +80,10 @@ def tensor_core_module(p: Problem, tile: TensorTile) -> IRModule:
     add_sums = add_lines(p, tile)
     add_up_blocks = add_up(tile)
     begin, wait = announce(p, tile), wait_for_ahead(p, tile)
-    ask_for_weights = weights_to_l2(tile, depth=p.depth, steps=own_steps)
+    ask_for_weights = weights_to_l2(p, tile, steps=own_steps)
     ahead_of_wait = reads_ahead(p, tile)
     known, at_once = rows_known(p, tile), p.samples and tile.blocks == 0
-    wait_and_change = wait_and_apply(p, x_loads, pass_rows, ahead - 1)
+    wait_for_changed = wait_and_change(p, x_loads, pass_rows, ahead - 1)
     weight_rows = padded + tile.extra
     args = arguments_of(p, (weight_rows, p.depth), weight_rows)
     most = row_tiles(p, args.batch, bm)
@@ -125,7 +126,7 @@ def tensor_core_module(p: Problem, tile: TensorTile) -> IRModule:
         pool = T.SMEMPool()
         x_shared = pool.alloc((stages * x_stage,), dtype, align=1024)
         w_shared = pool.alloc((stages * w_stage,), dtype, align=1024)
-        if stages * (x_stage + w_stage) * 2 < tile.finished_bytes:
+        if stages * (x_stage + w_stage) * tile.size < tile.finished_bytes:
             pool.move_base_to(tile.finished_bytes)
         start_shared = pool.alloc((bm,), "int32", align=16)
         taps_shared = pool.alloc((bm,), "int32", align=16)
@@ -139,13 +140,13 @@ def tensor_core_module(p: Problem, tile: TensorTile) -> IRModule:
         acc = T.alloc_local((tall * all_sums,), "float32")
         start = T.alloc_local((x_loads,), "int32")
         taps = T.alloc_local((x_loads,), "int32")
-        old = T.alloc_local((tall * share.lines * 8,), dtype)
+        old = T.alloc_local((tall * share.lines * piece,), dtype)
         load_step = T.alloc_local((1,), "int32")
         load_stage = T.alloc_local((1,), "int32")
         load_tap = T.alloc_local((1,), "int32")
         load_block = T.alloc_local((1,), "int32")
         stage = T.alloc_local((1,), "int32")
-        if p.prologue is not None:
+        if changes(p):
             x_tap = T.alloc_local((1,), "int32")
             x_block = T.alloc_local((1,), "int32")
         first_step: T.let = rank * own_steps
@@ -172,13 +173,13 @@ def tensor_core_module(p: Problem, tile: TensorTile) -> IRModule:
             load_row: T.let = div(thread, 8)
             load_chunk: T.let = mod(thread, 8)
             # Rows of later passes are a multiple of 8 further: the swizzle is the same for all.
-            slot: T.let = load_row * STEP + xor(load_chunk, mod(load_row, 8)) * 8
+            slot: T.let = load_row * line + xor(load_chunk, mod(load_row, 8)) * piece
             for i in T.unroll(x_loads):
                 start[i] = start_shared[load_row + i * pass_rows] * chunks + own_chunk(p, load_chunk)
                 taps[i] = taps_shared[load_row + i * pass_rows]
                 if two_maps:
                     own_pixel: T.let = shortcut_start(p, place_shared[load_row + i * pass_rows])
-                    second[i] = own_pixel * (p.shortcut // 8) + load_chunk
+                    second[i] = own_pixel * (p.shortcut // piece) + load_chunk
             w_start: T.let = (column_tile * bn + load_row) * depth_chunks + load_chunk
             lane: T.let = mod(thread, 32)
             # One shuffle tells the compiler that all lanes agree, so that descriptors live in uniform registers.
@@ -190,7 +191,7 @@ def tensor_core_module(p: Problem, tile: TensorTile) -> IRModule:
             load_tap[0] = div(first_step, blocks_a_tap)
             load_block[0] = mod(first_step, blocks_a_tap)
             stage[0] = 0
-            if p.prologue is not None:
+            if changes(p):
                 x_tap[0] = load_tap[0]
                 x_block[0] = load_block[0]
 
@@ -198,14 +199,14 @@ def tensor_core_module(p: Problem, tile: TensorTile) -> IRModule:
             def load_weights(step, to):
                 for i in T.unroll(w_loads):
                     T.ptx[copy_w](
-                        w_shared.ptr_to([to * w_stage + slot + i * pass_rows * STEP]),
-                        weight_flat.ptr_to([(w_start + i * pass_rows * depth_chunks + step * 8) * 8]),
+                        w_shared.ptr_to([to * w_stage + slot + i * pass_rows * line]),
+                        weight_flat.ptr_to([(w_start + i * pass_rows * depth_chunks + step * 8) * piece]),
                         16,
                     )
                 if p.masker and thread < 64:
                     T.ptx[copy_w](
-                        w_shared.ptr_to([to * w_stage + bn * STEP + slot]),
-                        weight_flat.ptr_to([((padded + load_row) * depth_chunks + load_chunk + step * 8) * 8]),
+                        w_shared.ptr_to([to * w_stage + bn * line + slot]),
+                        weight_flat.ptr_to([((padded + load_row) * depth_chunks + load_chunk + step * 8) * piece]),
                         16,
                     )
 
@@ -213,8 +214,8 @@ def tensor_core_module(p: Problem, tile: TensorTile) -> IRModule:
             def copy_rows(source, begin, shift, bit):
                 for i in T.unroll(x_loads):
                     T.ptx[copy_x](
-                        x_shared.ptr_to([load_stage[0] * x_stage + slot + i * pass_rows * STEP]),
-                        source.ptr_to([(begin[i] + shift) * 8]),
+                        x_shared.ptr_to([load_stage[0] * x_stage + slot + i * pass_rows * line]),
+                        source.ptr_to([(begin[i] + shift) * piece]),
                         16,
                         T.Cast("uint32", T.bitwise_and(T.shift_right(taps[i], bit), 1) * 16),
                     )
@@ -250,11 +251,11 @@ def tensor_core_module(p: Problem, tile: TensorTile) -> IRModule:
 
             @T.inline
             def wait_for_x():
-                if p.prologue is None:
+                if not changes(p):
                     T.ptx.cp.async_.wait_group(ahead - 1)
                 else:
-                    first: T.let = stage[0] * (x_stage // 8) + div(slot, 8)
-                    wait_and_change(x_shared, first, taps, x_tap[0], prologue, x_block[0], load_chunk)
+                    first: T.let = stage[0] * (x_stage // piece) + div(slot, piece)
+                    wait_for_changed(x_shared, first, taps, x_tap[0], prologue, x_block[0], load_chunk)
                     x_block[0] = x_block[0] + 1
                     if x_block[0] == blocks_a_tap:
                         x_block[0] = 0
@@ -282,7 +283,7 @@ def tensor_core_module(p: Problem, tile: TensorTile) -> IRModule:
                 x_tile: T.uint64 = 0
                 w_tile: T.uint64 = 0
                 T.cuda.wgmma.encode_matrix_descriptor(
-                    T.address_of(x_tile), x_shared.ptr_to([div(warp, 4) * (tall * 4096)]), 1, 64, 3
+                    T.address_of(x_tile), x_shared.ptr_to([div(warp, 4) * (tall * 64 * line)]), 1, 64, 3
                 )
                 T.cuda.wgmma.encode_matrix_descriptor(T.address_of(w_tile), w_shared.ptr_to([0]), 1, 64, 3)
                 for _ in T.serial(end_step - first_step):
@@ -297,15 +298,11 @@ def tensor_core_module(p: Problem, tile: TensorTile) -> IRModule:
                     for k in T.unroll(4):
                         for m in T.unroll(tall):
                             # Offsets in 16-byte units: 32 bytes of depth, 64 rows, a stage[0].
-                            T.ptx[wgmma](
+                            T.ptx[multiply](
                                 *run_of(acc, m * all_sums, all_sums),
-                                x_tile + T.Cast("uint64", stage[0] * (x_stage // 8) + m * 512 + k * 2),
-                                w_tile + T.Cast("uint64", stage[0] * (w_stage // 8) + k * 2),
-                                True,
-                                1,
-                                1,
-                                0,
-                                0,
+                                x_tile + T.Cast("uint64", stage[0] * (x_stage // piece) + m * 512 + k * 2),
+                                w_tile + T.Cast("uint64", stage[0] * (w_stage // piece) + k * 2),
+                                *flags,
                             )
                     T.ptx.wgmma.commit_group.sync.aligned()
                     stage[0] = T.if_then_else(stage[0] == stages - 1, 0, stage[0] + 1)
@@ -319,11 +316,11 @@ def tensor_core_module(p: Problem, tile: TensorTile) -> IRModule:
                 a = T.alloc_local((tall * 4,), "uint32")
                 b = T.alloc_local((wide // 4,), "uint32")
                 b_extra = T.alloc_local((2,), "uint32")
-                a_row: T.let = (my_row + mod(lane, 16)) * STEP
-                b_row: T.let = (my_column + mod(lane, 8) + div(lane, 16) * 8) * STEP
-                a_chunk: T.let = xor(div(lane, 16), mod(lane, 8)) * 8
-                extra_row: T.let = (bn + mod(lane, 8)) * STEP
-                b_chunk: T.let = xor(mod(div(lane, 8), 2), mod(lane, 8)) * 8
+                a_row: T.let = (my_row + mod(lane, 16)) * line
+                b_row: T.let = (my_column + mod(lane, 8) + div(lane, 16) * 8) * line
+                a_chunk: T.let = xor(div(lane, 16), mod(lane, 8)) * piece
+                extra_row: T.let = (bn + mod(lane, 8)) * line
+                b_chunk: T.let = xor(mod(div(lane, 8), 2), mod(lane, 8)) * piece
                 for _ in T.serial(end_step - first_step):
                     wait_for_x()
                     T.cuda.cta_sync()
@@ -332,28 +329,32 @@ def tensor_core_module(p: Problem, tile: TensorTile) -> IRModule:
                         for m in T.unroll(tall):
                             T.ptx[ldmatrix](
                                 *run_of(a, m * 4, 4),
-                                x_shared.ptr_to([stage[0] * x_stage + a_row + m * 1024 + xor(a_chunk, k * 16)]),
+                                x_shared.ptr_to(
+                                    [stage[0] * x_stage + a_row + m * 16 * line + xor(a_chunk, k * 2 * piece)]
+                                ),
                             )
                         for j in T.unroll(wide // 16):
                             T.ptx[ldmatrix](
                                 *run_of(b, j * 4, 4),
-                                w_shared.ptr_to([stage[0] * w_stage + b_row + j * 1024 + xor(b_chunk, k * 16)]),
+                                w_shared.ptr_to(
+                                    [stage[0] * w_stage + b_row + j * 16 * line + xor(b_chunk, k * 2 * piece)]
+                                ),
                             )
                         if p.masker and my_column == 0:
                             T.ptx[ldmatrix_half](
                                 *run_of(b_extra, 0, 2),
-                                w_shared.ptr_to([stage[0] * w_stage + extra_row + xor(b_chunk, k * 16)]),
+                                w_shared.ptr_to([stage[0] * w_stage + extra_row + xor(b_chunk, k * 2 * piece)]),
                             )
                         for m in T.unroll(tall):
                             if p.masker and my_column == 0:
-                                T.ptx[mma](
+                                T.ptx[multiply_warp](
                                     *run_of(acc, m * all_sums + own_sums, 4),
                                     *run_of(a, m * 4, 4),
                                     *run_of(b_extra, 0, 2),
                                     *run_of(acc, m * all_sums + own_sums, 4),
                                 )
                             for j in T.unroll(wide // 8):
-                                T.ptx[mma](
+                                T.ptx[multiply_warp](
                                     *run_of(acc, m * all_sums + j * 4, 4),
                                     *run_of(a, m * 4, 4),
                                     *run_of(b, j * 2, 2),

@@ -12,12 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from laudc.schedules._cuda_demand import tensor_core_demand
+from laudc.schedules._cuda_instructions import MULTIPLIED
 from laudc.schedules._cuda_problem import Problem, matrix_of, meaningless, problem_of
 from laudc.schedules._cuda_tiles import (
     FIRST_HOPPER_ARCH,
-    HALVES,
     ROWS_A_LINE,
-    STEP,
     WIDEST,
     Candidate,
     TensorTile,
@@ -26,6 +25,8 @@ from laudc.schedules._cuda_tiles import (
 from laudc.schedules._demand import Active, Demand
 from laudc.schedules._prologue import pack_prologue
 from laudc.schedules.base import Choice, Lowered, Schedule, Work
+from laudc.tf32 import rounded
+from laudc.types import DTYPE_BYTES
 
 if TYPE_CHECKING:
     from laudc.targets import Target
@@ -36,6 +37,12 @@ MAX_TAPS = 32
 ENOUGH_WARPS = 8
 
 FEW_STEPS = 4
+
+WARP_BYTES = 512
+"""That a warp stores at once: 16 a lane."""
+
+MOST_HELD = 192
+"""Registers of a thread for its sums and the residual."""
 
 _FEW_BLOCKS = 2
 """On a multiprocessor, when every row is on."""
@@ -64,20 +71,18 @@ class TensorCoreSchedule(Schedule):
             extra=extra_columns(p),
             blocks=choice["resident"] * target.sm_count,
             sums=2 * p.sums,
+            size=DTYPE_BYTES[p.dtype],
             **numbers,
         )
 
     def choices(self, work: Work, target: Target) -> tuple[Choice, ...]:
         p = problem_of(work)
-        roomy = (
-            c
-            for c in self._fitted(p, target)
-            if c.choice["bn"] + extra_columns(p) <= WIDEST and _can_split(p, c.choice)
-        )
 
         def tile_of(choice: Choice) -> TensorTile:
             return self.tile(p, choice, target)
 
+        fitted = self._fitted(p, target)
+        roomy = (c for c in fitted if has_room(p, tile_of(c.choice)) and _can_split(p, c.choice))
         return ranked(p, roomy, tile_of, target, columns=p.columns, enough_warps=ENOUGH_WARPS)
 
     def _fitted(self, p: Problem, target: Target) -> Iterator[Candidate]:
@@ -97,7 +102,7 @@ class TensorCoreSchedule(Schedule):
     def pack(self, work: Work, choice: Choice, weights: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
         """One row a column of the result, padded with zeros to whole tiles; then the masker's, padded to 8."""
         p = problem_of(work)
-        matrix = matrix_of(work.spec, weights).to(getattr(torch, p.dtype))
+        matrix = packed_matrix(p, work, weights)
         blocks = [(matrix[: p.columns], choice["bn"])]
         if p.masker:
             blocks.append((matrix[p.columns :], extra_columns(p)))
@@ -119,11 +124,25 @@ def extra_columns(p: Problem) -> int:
 
 def refuse_type(p: Problem) -> str | None:
     """Why no tensor-core tile multiplies numbers of this type, or leaves sums of them."""
-    if p.dtype not in HALVES:
-        return f"tensor cores take {' and '.join(HALVES)} here, not {p.dtype}"
+    if p.dtype not in MULTIPLIED or (p.dtype == "float32" and not p.tf32):
+        return f"tensor cores take float16, bfloat16 and tf32 here, not {p.dtype}"
     if p.sums and p.dtype != "float16":
         return f"channel sums of float16 are exact, those of {p.dtype} are not"
     return None
+
+
+def has_room(p: Problem, tile: TensorTile) -> bool:
+    """Whether one instruction takes the tile's columns, a warp stores a whole row at once, and the sums of a thread and
+    what it adds to them fit its registers."""
+    own = tile.bm * tile.bn // tile.threads
+    held = own + own * tile.size // 4 * (p.residual != "none")
+    return tile.bn + tile.extra <= WIDEST and tile.warp_columns * tile.size <= WARP_BYTES and held <= MOST_HELD
+
+
+def packed_matrix(p: Problem, work: Work, weights: Mapping[str, Tensor]) -> Tensor:
+    """`matrix_of`, in the type that is multiplied."""
+    matrix = matrix_of(work.spec, weights)
+    return (rounded(matrix) if p.tf32 else matrix.to(getattr(torch, p.dtype))).contiguous()
 
 
 def _refuse_problem(p: Problem) -> str | None:
@@ -135,11 +154,11 @@ def _refuse_problem(p: Problem) -> str | None:
     if p.per_sample:
         return "channel lists differ from sample to sample, and tensor-core tiles span samples"
     if p.narrow:
-        if STEP // 8 % p.kernel[1] or p.depth % STEP or p.prologue is not None:
-            return f"a narrow window takes whole rows a step of {STEP} numbers, and no prologue, not {p.kernel}"
-    elif p.channels % STEP or p.shortcut % STEP:
-        odd = p.channels if p.channels % STEP else p.shortcut
-        return f"tensor-core tiles take {STEP} channels at a time, and {odd} is no multiple"
+        if 8 % p.kernel[1] or p.depth % p.step or p.prologue is not None:
+            return f"a narrow window takes whole rows a step of {p.step} numbers, and no prologue, not {p.kernel}"
+    elif p.channels % p.step or p.shortcut % p.step:
+        odd = p.channels if p.channels % p.step else p.shortcut
+        return f"tensor-core tiles take {p.step} channels at a time, and {odd} is no multiple"
     if p.columns % 8:
         return f"results are stored 8 columns at a time, and {p.columns} is no multiple"
     if p.sums and p.pixels < ROWS_A_LINE:
@@ -156,7 +175,7 @@ def _fitted(p: Problem, choice: Choice, target: Target) -> Choice:
     """The tile for this depth: no more stages than steps, and a walking grid only where steps are many and reuse x. It
     is eager where so few blocks are placed that no other hides its start."""
     split = choice.get("split", 1)
-    steps = -(-p.depth // STEP // split)
+    steps = -(-p.depth // p.step // split)
     short = steps <= choice["stages"]
     blocks = -(-p.capacity // choice["bm"]) * -(-p.columns // choice["bn"]) * split
     return {
@@ -171,4 +190,4 @@ def _fitted(p: Problem, choice: Choice, target: Target) -> Choice:
 def _can_split(p: Problem, choice: Choice) -> bool:
     """Whether every block of a cluster has a few steps to do; a masker's column is not handed on."""
     split = choice.get("split", 1)
-    return split == 1 or (p.depth // STEP >= FEW_STEPS * split and not p.masker)
+    return split == 1 or (p.depth // p.step >= FEW_STEPS * split and not p.masker)

@@ -19,11 +19,8 @@ from laudc.types import DTYPE_BYTES
 if TYPE_CHECKING:
     from laudc.targets import Target
 
-HALVES = {"float16": "f16", "bfloat16": "bf16"}
-"""What tensor cores multiply here, as PTX calls it."""
-
-STEP = 64
-"""Channels of one step on tensor cores: 128 bytes."""
+LINE = 128
+"""Bytes of one row in one step on tensor cores."""
 
 WIDEST = 256
 """Columns one instruction takes at most. Of such a tile one block fills a multiprocessor, and no other block hides
@@ -86,14 +83,21 @@ class TensorTile:
     """Lines of channel sums that it leaves of every 16 rows: one for each sample they may be of."""
     split: int = 1
     """Blocks that share the steps of a tile, a cluster (sm_90 on)."""
+    size: int = 2
+    """Bytes of a number."""
 
     @property
     def threads(self) -> int:
         return self.warpgroups * 128
 
     @property
+    def warp_columns(self) -> int:
+        """Columns of one warp."""
+        return self.bn if self.core == "wgmma" else self.bn // (self.warpgroups * 4 // self.warps_m)
+
+    @property
     def out_pitch(self) -> int:
-        """Elements between rows of the finished tile in shared memory: 16 bytes more, against bank conflicts."""
+        """Elements between rows of the finished tile in shared memory: 8 more, against bank conflicts."""
         return self.bn + 8
 
     @property
@@ -109,12 +113,12 @@ class TensorTile:
     @property
     def finished_bytes(self) -> int:
         """What lies in shared memory after the loop: the finished tile, its channel sums, what other blocks read."""
-        return self.bm * self.out_pitch * 2 + 4 * (max(4, self.line_words) + self.left_words)
+        return self.bm * self.out_pitch * self.size + 4 * (max(4, self.line_words) + self.left_words)
 
     @property
     def shared_bytes(self) -> int:
         """Stages, or the finished tile where it is larger, and the row table."""
-        stages = self.stages * (self.bm + self.bn + self.extra) * STEP * 2
+        stages = self.stages * (self.bm + self.bn + self.extra) * LINE
         return max(stages, self.finished_bytes) + 3 * 4 * self.bm
 
 

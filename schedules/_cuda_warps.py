@@ -34,8 +34,7 @@ class WarpShare:
     @property
     def wide(self) -> int:
         """Columns."""
-        tile = self.tile
-        return tile.bn if tile.core == "wgmma" else tile.bn // (tile.warpgroups * 4 // tile.warps_m)
+        return self.tile.warp_columns
 
     @property
     def own_sums(self) -> int:
@@ -50,7 +49,7 @@ class WarpShare:
     @property
     def line_chunks(self) -> int:
         """16-byte pieces of one finished row; a lane stores one at a time."""
-        return self.wide // 8
+        return self.wide * self.tile.size // 16
 
     @property
     def lines_at_once(self) -> int:

@@ -32,6 +32,8 @@ CASES = [
     ("resnet50", "spatial", "float32", 2, (224, 224)),
     ("resnext50_32x4d", "spatial+channel", "float16", 2, (224, 224)),
     ("resnet101", "layer", "float16", 8, (224, 224)),
+    ("resnet50", "spatial", "tf32", 4, (224, 224)),
+    ("resnet50", "channel", "tf32", 4, (224, 224)),
     ("preactivated", "spatial", "float16", 4, (224, 224)),
     ("preactivated", "spatial+channel", "float32", 2, (200, 232)),
 ]

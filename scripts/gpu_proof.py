@@ -41,9 +41,11 @@ from laudc.compare import relative_error
 from laudc.compiled import CompiledModel
 from laudc.program import in_evaluation
 from laudc.rates import stratified_masks
+from laudc.tf32 import torch_multiplies_as
+from laudc.types import in_memory
 
 RATES = (0.5, 0.0, 0.1, 0.4, 0.7, 1.0)
-BAR = {"float16": 2e-3, "bfloat16": 1.6e-2, "float32": 1e-4}
+BAR = {"float16": 2e-3, "bfloat16": 1.6e-2, "float32": 1e-4, "tf32": 2e-3}
 OF_TORCH = 1.5
 SETTLED = 20
 """Replays until memory is looked at first."""
@@ -66,13 +68,18 @@ class Subject:
         program, device = self.model.lowering.converted, self.model.target.kind
         exact = in_evaluation(program, copy_weights=True).graph.to(device)
         self.reference = lambda x, masks: exact(x.float(), dict(masks))[0]
-        if self.dtype != torch.float32:
+        if self.model.dtype != "float32":
             rounded = in_evaluation(program, copy_weights=True).graph.to(device, self.dtype)
-            self.half = lambda x, masks: rounded(x.to(self.dtype), dict(masks))[0].float()
+
+            def half(x: Tensor, masks: Masks) -> Tensor:
+                with torch_multiplies_as(self.model.dtype):
+                    return rounded(x.to(self.dtype), dict(masks))[0].float()
+
+            self.half = half
 
     @property
     def dtype(self) -> torch.dtype:
-        found = getattr(torch, self.model.dtype)
+        found = getattr(torch, in_memory(self.model.dtype))
         assert isinstance(found, torch.dtype)
         return found
 

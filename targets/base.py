@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, cast, get_origin, get_type_hints
 
 from laudc.errors import InputError, TargetError, UnknownName
-from laudc.types import FLOATS
+from laudc.types import FLOATS, TF32
 
 Kind = Literal["cuda", "cpu"]
 
@@ -165,6 +165,12 @@ class Target:
     def capability(self) -> int:
         """Compute capability as one number, 62 for sm_62; 0 on a CPU."""
         return int(re.sub(r"\D", "", self.arch) or 0)
+
+    @property
+    def computes_in(self) -> tuple[str, ...]:
+        """What a network can be compiled in: its data types, and tf32 where tensor cores multiply that."""
+        tf32 = "float32" in self.dtypes and self.tensor_tf32_flops_per_clock_per_sm > 0
+        return (*self.dtypes, TF32) if tf32 else self.dtypes
 
     @property
     def fp32_tflop_per_s(self) -> float:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import subprocess
 import sys
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 
 import pytest
@@ -13,22 +12,21 @@ import torch
 from torch import nn
 
 import laudc
-from laudc.kernels.toolchain import Compiled, compile_cubin
 from laudc.ops.conv2d import Conv2dSpec
 from laudc.schedules import SCHEDULES, Schedule
 from laudc.targets import TARGETS
-from laudc.testing import Residual, conv_norm, nvrtc_for, random_images
+from laudc.testing import Residual, conv_norm, random_images
 
 sys.path.insert(0, str(Path(__file__).parent / "gpu"))
 from conv_case import Case, conv
 from conv_cases import CHANNELS, GENERAL, TENSOR_CORE
+from conv_text import CASES, compiled, cuda_text
 from resnet50_cases import RESNET50
 
 SIMT, MMA, WGMMA = (SCHEDULES[name] for name in ("conv-simt", "conv-mma", "conv-wgmma"))
 TX2, V100, A100, H200 = (TARGETS[name] for name in ("jetson-tx2", "v100", "a100", "h200"))
 OLD, BOTH = ("jetson-nano", "jetson-tx2", "v100"), ("float32", "float16")
 HALVES = ("float16", "bfloat16")
-CASES = {case.name: case for case in (*GENERAL, *TENSOR_CORE, *CHANNELS, *RESNET50)}
 PARTS = ("prologue of 5 channels", "prologue, thin groups", "prologue and gain, in place")
 TENSOR_PARTS = tuple(case.name for case in TENSOR_CORE if "prologue" in case.name or "gain" in case.name)
 GROUPED = tuple(name for name, case in CASES.items() if "groups gathered" in name or "depthwise gathered" in name)
@@ -39,42 +37,23 @@ def slow_but(fast: tuple[str, ...], *others: tuple[str, ...]) -> list[object]:
     return [fast, *(pytest.param(*values, marks=pytest.mark.slow) for values in others if values != fast)]
 
 
-@cache
-def _source(schedule: str, case: str, dtype: str, target: str) -> str:
-    """The CUDA text with the default tile, at batch 1."""
-    import tvm
-
-    plan, work, device = SCHEDULES[schedule], CASES[case].work(1, dtype), TARGETS[target]
-    assert plan.refuse(work, device) is None
-    lowered = plan.build(work, device, plan.choices(work, device)[0])
-    tvm_target = tvm.target.Target(device.tvm_target_json(), host="llvm")
-    with tvm_target:
-        executable = tvm.compile(lowered.module, target=tvm_target, tir_pipeline=lowered.pipeline)
-    return str(executable.mod.imports[0].inspect_source())
-
-
-def _compiled(schedule: str, case: str, dtype: str, target: str) -> Compiled:
-    arch = TARGETS[target].arch
-    return compile_cubin(_source(schedule, case, dtype, target), arch, nvrtc_for(arch))
-
-
 @pytest.mark.parametrize(
     ("target", "dtype"),
     slow_but(("jetson-tx2", "float32"), *((target, dtype) for target in ("jetson-tx2", "v100") for dtype in BOTH)),
 )
 def test_before_sm_80_there_are_no_newer_instructions(target: str, dtype: str) -> None:
-    source = _source("conv-simt", "2 conv2", dtype, target)
+    source = cuda_text("conv-simt", "2 conv2", dtype, target)
     assert not any(word in source for word in ("cp.async", "mma.sync", "wgmma", "ldmatrix", "stmatrix"))
 
 
 def test_mma_copies_asynchronously_and_has_no_hopper_instruction_on_an_a100() -> None:
-    source = _source("conv-mma", "2 conv2", "float16", "a100")
+    source = cuda_text("conv-mma", "2 conv2", "float16", "a100")
     assert all(word in source for word in ("cp.async.cg", "ldmatrix", "mma.sync.aligned.m16n8k16"))
     assert not any(word in source for word in ("wgmma", "stmatrix"))
 
 
 def test_wgmma_is_the_first_choice_on_a_hopper_and_only_there() -> None:
-    source = _source("conv-wgmma", "2 conv2", "float16", "h200")
+    source = cuda_text("conv-wgmma", "2 conv2", "float16", "h200")
     assert all(word in source for word in ("cp.async.cg", "wgmma.mma_async", "stmatrix"))
     assert WGMMA.rank < MMA.rank < SIMT.rank
     assert WGMMA.refuse(CASES["2 conv2"].work(1, "float16"), A100) == "wgmma is an instruction of sm_90a, not of sm_80"
@@ -93,10 +72,10 @@ def test_bfloat16_has_the_code_of_float16_with_its_own_type(
     schedule: str, target: str, case: str, instruction: str
 ) -> None:
     def body(dtype: str) -> str:
-        return _source(schedule, case, dtype, target).rpartition('extern "C"')[2]
+        return cuda_text(schedule, case, dtype, target).rpartition('extern "C"')[2]
 
     columns = SCHEDULES[schedule].choices(CASES[case].work(1, "bfloat16"), TARGETS[target])[0]["bn"]
-    source = _source(schedule, case, "bfloat16", target)
+    source = cuda_text(schedule, case, "bfloat16", target)
     assert f"{instruction.format(columns)}.bf16.bf16" in source
     assert "cvt.rn.bf16x2.f32" in source
     assert body("bfloat16").replace("nv_bfloat16", "half").replace("bf16", "f16") == body("float16")
@@ -125,9 +104,9 @@ def test_weights_are_packed_in_the_type_of_the_problem() -> None:
 
 
 def test_channels_in_vectors_are_read_in_vectors() -> None:
-    assert "float4*)(x_ptr" in _source("conv-simt", "2 conv2", "float32", "jetson-tx2")
-    assert "uint4*)(x_ptr" in _source("conv-simt", "3x3", "float16", "jetson-tx2")
-    assert "float4*)(x_ptr" not in _source("conv-simt", "5 channels", "float32", "jetson-tx2")
+    assert "float4*)(x_ptr" in cuda_text("conv-simt", "2 conv2", "float32", "jetson-tx2")
+    assert "uint4*)(x_ptr" in cuda_text("conv-simt", "3x3", "float16", "jetson-tx2")
+    assert "float4*)(x_ptr" not in cuda_text("conv-simt", "5 channels", "float32", "jetson-tx2")
 
 
 def test_the_unused_operands_are_no_arguments() -> None:
@@ -138,7 +117,7 @@ def test_the_unused_operands_are_no_arguments() -> None:
 
 
 def test_x_goes_through_its_prologue_in_shared_memory_before_the_fence_and_the_barrier() -> None:
-    source = _source("conv-wgmma", "prologue of 64", "float16", "h200")
+    source = cuda_text("conv-wgmma", "prologue of 64", "float16", "h200")
     loop = source[source.index("wgmma_encode_matrix_descriptor((") : source.index("wgmma_fence_fence_sync_aligned();")]
     order = ("(prologue_ptr + ", "async_wait_group", "= *(uint4*)(piece_ptr", "fence_proxy", "cta_sync")
     assert sorted(order, key=loop.index) == list(order)
@@ -204,9 +183,9 @@ def test_a_prologue_and_a_gain_are_arguments_where_they_are_wanted() -> None:
     ],
 )
 def test_the_default_tile_compiles_without_spills(schedule: str, target: str, dtype: str, case: str) -> None:
-    compiled = _compiled(schedule, case, dtype, target)
-    assert (compiled.spill_bytes, compiled.stack_bytes) == (0, 0)
-    assert "C75" not in compiled.log  # wgmma made to wait for itself
+    made = compiled(schedule, case, dtype, target)
+    assert (made.spill_bytes, made.stack_bytes) == (0, 0)
+    assert "C75" not in made.log  # wgmma made to wait for itself
 
 
 @pytest.mark.slow
@@ -222,16 +201,16 @@ def test_no_kernel_of_a_resnet50_spills(schedule: str, target: str, dtype: str) 
     """One target a schedule; scripts/compile_all.py does all of them."""
     for case in RESNET50:
         if SCHEDULES[schedule].refuse(case.work(1, dtype), TARGETS[target]) is None:
-            compiled = _compiled(schedule, case.name, dtype, target)
-            assert (compiled.spill_bytes, compiled.stack_bytes) == (0, 0), case.name
+            made = compiled(schedule, case.name, dtype, target)
+            assert (made.spill_bytes, made.stack_bytes) == (0, 0), case.name
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", BOTH)
 def test_no_general_case_spills_on_a_hopper(dtype: str) -> None:
     for case in GENERAL:
-        compiled = _compiled("conv-simt", case.name, dtype, "h200")
-        assert (compiled.spill_bytes, compiled.stack_bytes) == (0, 0), case.name
+        made = compiled("conv-simt", case.name, dtype, "h200")
+        assert (made.spill_bytes, made.stack_bytes) == (0, 0), case.name
 
 
 def test_no_tile_is_offered_of_which_half_would_be_idle_but_where_channels_are_odd() -> None:
@@ -248,7 +227,7 @@ def test_no_tile_is_offered_of_which_half_would_be_idle_but_where_channels_are_o
 
 
 def test_a_gathered_row_is_read_by_groups_in_vectors() -> None:
-    assert "float4*)(x_ptr" in _source("conv-simt", "wide groups gathered", "float32", "jetson-tx2")
+    assert "float4*)(x_ptr" in cuda_text("conv-simt", "wide groups gathered", "float32", "jetson-tx2")
     work = CASES["wide groups gathered"].work(1, "float16")
     reason = "tensor-core tiles take one group, not 2"
     assert [schedule.refuse(work, H200) for schedule in (SIMT, MMA, WGMMA)] == [None, reason, reason]
@@ -304,7 +283,7 @@ def test_what_means_nothing_is_refused_by_every_schedule(change: dict[str, objec
 @pytest.mark.parametrize(
     ("fields", "dtype", "reason"),
     [
-        ({}, "float32", "tensor cores take float16 and bfloat16 here, not float32"),
+        ({}, "float32", "tensor cores take float16, bfloat16 and tf32 here, not float32"),
         ({"groups": 2}, "float16", "tensor-core tiles take one group, not 2"),
         ({"in_channels": 96}, "float16", "tensor-core tiles take 64 channels at a time, and 96 is no multiple"),
         ({"out_channels": 60}, "float16", "results are stored 8 columns at a time, and 60 is no multiple"),
@@ -325,7 +304,7 @@ def test_what_does_not_fit_a_tensor_core_is_left_to_simt(fields: dict[str, int],
     ("fields", "dtype", "reason"),
     [
         ({"channels_in": 0}, "float16", "without channel lists every tile is as deep and as wide as the next"),
-        ({}, "float32", "tensor cores take float16 and bfloat16 here, not float32"),
+        ({}, "float32", "tensor cores take float16, bfloat16 and tf32 here, not float32"),
         ({"groups": 8, "channels_out": 8}, "float16", "tensor-core tiles take one group, not 8"),
         ({"gain": True}, "float16", "tensor-core tiles with channel lists take no prologue and no gain"),
         ({"channels_in": 4}, "float16", "copies take 8 listed channels of x at a time, and 4 is no multiple"),
@@ -358,11 +337,11 @@ def test_channel_sums_are_of_all_of_a_sample(change: dict[str, object]) -> None:
 
 
 def test_channel_lists_are_read_by_wgmma_and_columns_past_a_count_are_not_multiplied() -> None:
-    source = _source("conv-wgmma-channels", "256 between units of 16", "float16", "h200")
+    source = cuda_text("conv-wgmma-channels", "256 between units of 16", "float16", "h200")
     choice = SCHEDULES["conv-wgmma-channels"].choices(CASES["256 between units of 16"].work(1, "float16"), H200)[0]
     for part in (1, 2, 3, 4):
         assert f"wgmma.mma_async.sync.aligned.m64n{choice['bn'] * part // 4}k16" in source
-    source = _source("conv-mma-channels", "256 between units of 16", "float16", "a100")
+    source = cuda_text("conv-mma-channels", "256 between units of 16", "float16", "a100")
     assert not any(word in source for word in ("wgmma", "stmatrix"))
 
 
@@ -389,7 +368,7 @@ def test_every_tile_that_is_offered_fits_the_chip(schedule: Schedule) -> None:
 
 
 def test_a_masker_widens_the_instruction_by_8_columns() -> None:
-    source = _source("conv-wgmma", "masker of 64", "float16", "h200")
+    source = cuda_text("conv-wgmma", "masker of 64", "float16", "h200")
     assert "wgmma.mma_async.sync.aligned.m64n72k16" in source
     packed, _ = WGMMA.pack(
         CASES["masker of 64"].work(1, "float16"),

@@ -56,14 +56,15 @@ def measured(
 
     from laudc.compiled import CompiledModel
     from laudc.flops import masker_fused
+    from laudc.tf32 import torch_multiplies_as
     from laudc.timing import interleaved_ms
 
-    device = model.target.kind if isinstance(model, CompiledModel) else "cpu"
+    device, dtype = (model.target.kind, model.dtype) if isinstance(model, CompiledModel) else ("cpu", "float32")
     draw = _mask_source(model, batch, rate, seed)
     padded = -len(inputs) % batch
     whole = torch.cat([inputs, inputs[-1:].expand(padded, -1, -1, -1)])
     outputs, decided = [], []
-    with torch.inference_mode():
+    with torch.inference_mode(), torch_multiplies_as(dtype):
         for call, images in enumerate(whole.split(batch)):
             outputs.append(_call(model, images.to(device), draw(call)))
             decided.append({key: mask.cpu() for key, mask in model.decisions.items()})
@@ -129,9 +130,10 @@ def _static(
 
     from laudc.report.console import bar
     from laudc.static_network import in_laudc, in_torch
+    from laudc.types import in_memory
 
     now("preparing the static network")
-    dtype = getattr(torch, model.dtype)
+    dtype = getattr(torch, in_memory(model.dtype))
     networks: dict[str, Callable[[Tensor], Tensor]] = {}
     note = ""
     if model.plan is not None:

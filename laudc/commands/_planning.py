@@ -41,6 +41,6 @@ def device_for(target: str | None, dtype: str | None) -> tuple[Target, str]:
 
     device = local_target() if target is None else here(load_target(target))
     kind = dtype or device.default_dtype
-    if kind not in device.dtypes:
-        raise InputError(f"{device.name} does not compute in {kind!r}", f"choose {' or '.join(device.dtypes)}")
+    if kind not in device.computes_in:
+        raise InputError(f"{device.name} does not compute in {kind!r}", f"choose {' or '.join(device.computes_in)}")
     return device, kind

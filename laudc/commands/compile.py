@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 @click.option("--target", required=True, help="A device that `laudc targets` lists, or a file: ./my-gpu.toml.")
 @click.option("--batch", type=click.IntRange(min=1), help="Images a call.", show_default="1, or the plan's")
 @_options.size("what it was converted with")
-@click.option("--dtype", help="float32, float16 or bfloat16.", show_default="the target's")
+@click.option("--dtype", help="float32, float16, bfloat16 or tf32.", show_default="the target's")
 @click.option("--no-fuse", "without", multiple=True, metavar="NAME", help="Leave out a fusion, such as gather-conv.")
 @_options.output
 @_options.force

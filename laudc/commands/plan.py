@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 @click.option("--paradigm", default="auto", help="auto: each block its own; or spatial, layer, channel, joined by +.")
 @click.option("--margin", type=float, default=0.05, help="How far from the fastest a finer granularity may lie.")
 @_options.size("the model's own")
-@click.option("--dtype", help="float32, float16 or bfloat16.", show_default="the target's")
+@click.option("--dtype", help="float32, float16, bfloat16 or tf32.", show_default="the target's")
 @_options.output
 @_options.force
 @_options.as_json

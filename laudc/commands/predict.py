@@ -39,7 +39,7 @@ _COSTINGS = ("hardware", "paper")
     "--granularity", help="One number, one a stage or one a block, such as 4-4-2-1.", show_default="by map size"
 )
 @_options.size("the model's own")
-@click.option("--dtype", help="float32, float16 or bfloat16.", show_default="the target's")
+@click.option("--dtype", help="float32, float16, bfloat16 or tf32.", show_default="the target's")
 @click.option("--costing", default="hardware", help="hardware; or paper, the published model of its five devices.")
 @click.option("--sweep", metavar="AXIS", help="Draw the ratio against the rate, the granularity or the batch.")
 @click.option("--ablate", metavar="WHAT", help="fusion: the time without each of the fusions.")

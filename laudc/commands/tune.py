@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 @click.option("--target", help="The device that is here, as a name or a file.", show_default="this machine")
 @click.option("--batch", type=click.IntRange(min=1), help="Images a call.", show_default="1, or the plan's")
 @_options.size("the model's own")
-@click.option("--dtype", help="float32, float16 or bfloat16.", show_default="the target's")
+@click.option("--dtype", help="float32, float16, bfloat16 or tf32.", show_default="the target's")
 @click.option("--paradigm", help="What a network that is named skips: spatial, layer, channel.", show_default="spatial")
 @click.option(
     "--rates",

@@ -30,6 +30,7 @@ from laudc.program import Block, Program, Refusal, input_type, program_for
 from laudc.static_network import static_program
 from laudc.structure import structure_digest
 from laudc.targets import Target
+from laudc.types import in_memory
 
 MARGIN = 0.05
 """How far from the best predicted ratio a finer candidate may lie."""
@@ -209,7 +210,7 @@ def bound(program: Program, search: Search, *, without: Iterable[str] = ()) -> N
     without: fusions to leave out.
     """
     target, rate, calibration = search.target, search.rate, search.calibration
-    options = {"target": target, "expected_rate": rate, "calibration": calibration}
+    options = {"target": target, "dtype": search.dtype, "expected_rate": rate, "calibration": calibration}
     passes = (
         *pipeline.lowering(options, without=without),
         BindKernels(target=target, expected_rate=rate, calibration=calibration),
@@ -231,7 +232,7 @@ def converted(program: Program, plan: Plan) -> Program:
 def typed_for(program: Program, search: Search) -> Program:
     """The network at the batch, size and data type that are asked for."""
     channels = input_type(program).shape[1]
-    return program_for(program, (search.batch, channels, *search.size), dtype=search.dtype)
+    return program_for(program, (search.batch, channels, *search.size), dtype=in_memory(search.dtype))
 
 
 def _rounds(blocks: Sequence[Block], paradigm: str) -> Iterator[Mapping[str, Candidate]]:

@@ -16,6 +16,7 @@ channels_out  G > 0: out is made compact in the same way; columns past the sampl
 prologue      the pointwise function f of pro(x)[c] = f(scale[c] * x[c] + shift[c]), which is what the weights meet of
               x; "affine" leaves the scale and the shift; None: they meet x itself. Taps outside the image are zero
               all the same
+tf32          products may be of numbers rounded to tf32, where x is float32 (`laudc/tf32.py`); the reference's are not
 gain          a number for every row, float32 (B, 1, H, W), which its sum and bias are multiplied by; with no masker
 sums          a second result, in place of the last operand: the channel sums of every sample (`_sums.py`), those of
               the rows that are computed added to what was there
@@ -69,6 +70,7 @@ class Conv2dSpec(Spec):
     masker: bool = False
     prologue: str | None = None
     gain: bool = False
+    tf32: bool = False
     map_size: tuple[int, int] = (0, 0)
     """height and width of the result, where x is gathered and so cannot tell"""
 

@@ -1,4 +1,4 @@
-"""A linear layer: (B, K) -> (B, N)."""
+"""A linear layer: (B, K) -> (B, N). tf32: as with `conv2d`."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ class LinearSpec(Spec):
     out_features: int
     bias: bool = False
     activation: str = "none"
+    tf32: bool = False
 
     def weights(self) -> Mapping[str, tuple[int, ...]]:
         weight = (self.out_features, self.in_features)

@@ -8,7 +8,7 @@ from typing import Any
 from laudc.ops.conv2d import Conv2dSpec
 from laudc.ops.linear import LinearSpec
 from laudc.schedules.base import Work
-from laudc.types import TensorType
+from laudc.types import TensorType, in_memory
 
 AROUND = (1, 1, 1, 1)
 
@@ -22,8 +22,9 @@ class Case:
     size: tuple[int, int] = (7, 9)
 
     def work(self, batch: int, dtype: str) -> Work:
-        operands = tuple(self._operand(name, batch, dtype) for name in self.spec.operands)
-        return Work(spec=self.spec, operands=operands, results=self.spec.results(operands))
+        spec = replace(self.spec, tf32=dtype == "tf32")
+        operands = tuple(self._operand(name, batch, in_memory(dtype)) for name in self.spec.operands)
+        return Work(spec=spec, operands=operands, results=spec.results(operands))
 
     @property
     def out_size(self) -> tuple[int, int]:

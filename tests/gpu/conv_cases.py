@@ -378,3 +378,13 @@ CHANNELS = (
     ),
 )
 """What tensor-core schedules with channel lists take, in float16."""
+
+TF32 = (
+    conv("1x1 of 32", in_channels=32, out_channels=72, bias=True, activation="relu", residual="dense"),
+    conv("3x3 of 96, stride 2", in_channels=96, out_channels=200, stride=(2, 2), bias=True, size=(9, 8), **THREE),
+    conv("narrow 7x8 of 4", in_channels=4, out_channels=64, kernel=(7, 8), stride=(2, 2), bias=True, size=(24, 31)),
+    conv("narrow 4x2 of 4, rows", in_channels=4, out_channels=16, kernel=(4, 2), size=(9, 12), **LISTED),
+    conv("36 from units of 4, residual", in_channels=36, out_channels=72, channels_in=4, residual="dense"),
+    conv("60 between units of 12", in_channels=60, out_channels=120, channels_in=12, channels_out=24, **THREE),
+)
+"""What tensor-core schedules take in tf32 only: fewer channels fill a copy, and a step."""

@@ -27,7 +27,7 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parent))
 from conv_case import Case
-from conv_cases import CHANNELS, GENERAL, TENSOR_CORE
+from conv_cases import CHANNELS, GENERAL, TENSOR_CORE, TF32
 from resnet50_cases import RESNET50
 
 from laudc.compare import relative_error
@@ -41,15 +41,20 @@ from laudc.ops.conv2d import Conv2d
 from laudc.ops.linear import Linear, LinearSpec
 from laudc.schedules import SCHEDULES, Choice, Schedule, Work
 from laudc.targets import TARGETS
+from laudc.tf32 import rounded
 
 FOLDER = Path(__file__).resolve().parents[2] / ".gpu_conv"
 ARCH = "sm_90a"
 BATCH = 3
-TORCH = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-TOLERANCE = {"float32": 1e-5, "float16": 2e-3, "bfloat16": 1.6e-2}
+TORCH = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "tf32": torch.float32}
+TOLERANCE = {"float32": 1e-5, "float16": 2e-3, "bfloat16": 1.6e-2, "tf32": 2e-3}
 """Against float64: a few hundred to a few thousand products in float32, of which about 1e-6 of the largest result is
 lost; float16 adds roundings of the sum, of the result and of what comes out of a prologue, each 5e-4 of it at most,
-and bfloat16 the same ones, each 8 times as large."""
+and bfloat16 the same ones, each 8 times as large. tf32 rounds what it multiplies as float16 does, and no result."""
+
+ROUNDED_ALIKE = 2e-4
+"""In tf32, where the reference multiplies the same rounded numbers: tensor cores cut off the bits of a sum that its
+largest term has no room for."""
 
 DRAWS = ((1, 0.5), (3, 0.1), (128, 0.5), (3, 0.0), (3, 1.0))
 """Batch and rate."""
@@ -57,6 +62,11 @@ DRAWS = ((1, 0.5), (3, 0.1), (128, 0.5), (3, 0.0), (3, 1.0))
 EVERY_TILE = {"1x1", "3x3", "5 channels", "between units of 2", "residual", "rows in place", "depthwise", "masker"}
 EVERY_TILE |= {"prologue 3x3", "prologue, thin groups", "prologue and gain, in place"}
 """General cases that are tried with every tile; the others with the first."""
+
+EVERY_TILE_IN_TF32 = {"1x1 residual", "1x1 rows in place", "3x3 rows", "3x3 of 128", "masker 3x3 of 64"}
+EVERY_TILE_IN_TF32 |= {"prologue and gain of 128, in place", "samples of 128, in place", "1x1 shortcut"}
+EVERY_TILE_IN_TF32 |= {"72 to units of 3", "256 from units of 16, residual", "64 from units of 8, several tiles"}
+EVERY_TILE_IN_TF32 |= {case.name for case in TF32}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -112,6 +122,17 @@ def variants() -> Iterator[Variant]:
                 yield from of(schedule, case, "bfloat16")
             yield from of(schedules[-1], case, "bfloat16", target="a100")
 
+    for schedule, target in (
+        ("conv-wgmma", "h200"),
+        ("conv-wgmma-channels", "h200"),
+        *((name, target) for name in ("conv-mma", "conv-mma-channels") for target in ("h200", "a100")),
+    ):
+        for case in (*TENSOR_CORE, *CHANNELS, *TF32, *RESNET50[1:]):
+            if SCHEDULES[schedule].refuse(case.work(BATCH, "tf32"), TARGETS[target]) is None:
+                yield from of(
+                    schedule, case, "tf32", every=target == "h200" and case.name in EVERY_TILE_IN_TF32, target=target
+                )
+
 
 def of(schedule: str, case: Case, dtype: str, *, every: bool = False, target: str = "h200") -> Iterator[Variant]:
     """The kernels of a case: with the first tile or with each."""
@@ -151,7 +172,10 @@ def draw(case: Case, *, dtype: str, batch: int, rate: float, seed: int, device: 
     weights = {}
     for name, shape in spec.weights().items():
         values = normal(*shape)
-        weights[name] = (values / math.prod(shape[1:]) ** 0.5).to(kind).float() if "weight" in name else values
+        if "weight" in name:
+            values = (values / math.prod(shape[1:]) ** 0.5).to(kind).float()
+            values = rounded(values) if dtype == "tf32" else values
+        weights[name] = values
     if isinstance(spec, LinearSpec):
         return Draw(operands={"x": normal(batch, spec.in_features).to(kind)}, weights=weights)
 
@@ -192,11 +216,14 @@ def draw(case: Case, *, dtype: str, batch: int, rate: float, seed: int, device: 
     return Draw(operands={"x": x, **operands}, weights=weights)
 
 
-def expected(case: Case, drawn: Draw) -> tuple[Tensor, ...]:
-    """What torch computes in float64: NaN where nothing is asked for."""
+def expected(case: Case, drawn: Draw, *, tf32: bool) -> tuple[Tensor, ...]:
+    """What torch computes in float64: NaN where nothing is asked for. tf32: of rounded maps."""
     op: Op = (Linear if isinstance(case.spec, LinearSpec) else Conv2d).empty(case.spec)
     op = op.double().to(drawn.operands["x"].device)
-    operands = [drawn.operands[name] for name in case.spec.operands]
+    operands = [
+        rounded(drawn.operands[name]) if tf32 and name in ("x", "shortcut") else drawn.operands[name]
+        for name in case.spec.operands
+    ]
     with torch.no_grad():
         for name, weight in drawn.weights.items():
             getattr(op, name).copy_(weight)
@@ -227,13 +254,14 @@ def arguments(schedule: Schedule, work: Work, choice: Choice, drawn: Draw) -> tu
 
 def fault(case: Case, drawn: Draw, results: list[Tensor], dtype: str) -> str | None:
     """What is wrong with a kernel's results, or None."""
-    for result, reference in zip(results, expected(case, drawn), strict=True):
+    alike = dtype == "tf32" and getattr(case.spec, "prologue", None) is None
+    for result, reference in zip(results, expected(case, drawn, tf32=alike), strict=True):
         wanted = stored(reference).double()
         undefined = wanted.isnan()
         if not result[undefined].isnan().all():
             return "something was written that nobody asked for"
         relative = relative_error(result.double()[~undefined], wanted[~undefined])
-        if not relative <= TOLERANCE[dtype]:
+        if not relative <= (ROUNDED_ALIKE if alike else TOLERANCE[dtype]):
             return f"relative error {relative:.2e} of the {result.dtype}"
     return None
 
