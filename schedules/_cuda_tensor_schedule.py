@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from laudc.targets import Target
 
 MAX_TAPS = 32
-"""A row's taps are the bits of one word."""
+"""A row's taps are the bits of one word; a narrow window has none outside the image, and needs none."""
 
 ENOUGH_WARPS = 8
 
@@ -164,7 +164,7 @@ def _refuse_problem(p: Problem) -> str | None:
     if p.sums and p.pixels < ROWS_A_LINE:
         return f"channel sums are of maps of {ROWS_A_LINE} pixels at least, not {p.pixels}"
     most = MAX_TAPS - 1 if p.shortcut else MAX_TAPS
-    if p.taps > most:
+    if p.taps > most and not p.narrow:
         return f"tensor-core tiles take {most} taps at most, not {p.taps}"
     if p.shortcut and (p.narrow or p.prologue is not None):
         return "a shortcut's convolution goes with no narrow window, and no prologue"

@@ -1,4 +1,4 @@
-"""16-bit convolutions and linear layers on the tensor cores of sm_80 and later: ldmatrix, mma.sync, cp.async."""
+"""Convolutions and linear layers, 16-bit or tf32, on tensor cores from sm_80 on: ldmatrix, mma.sync, cp.async."""
 
 from __future__ import annotations
 
@@ -23,11 +23,15 @@ class ConvMma(TensorCoreSchedule):
         Candidate(choice={"bm": 128, "bn": 64, "stages": 3, "warpgroups": 1, "warps_m": 2, "resident": 0}, speed=90),
         Candidate(choice={"bm": 64, "bn": 64, "stages": 3, "warpgroups": 1, "warps_m": 2, "resident": 0}, speed=75),
     )
-    """Speeds were measured on an H200, for want of an older board."""
+    """Speeds were measured on an H200 in float16, for want of an older board."""
 
     def refuse_target(self, target: Target) -> str | None:
         arch = target.capability
-        return None if arch >= FIRST_ARCH else f"mma.sync of 16x8x16 needs sm_{FIRST_ARCH} or later, not {target.arch}"
+        return (
+            None
+            if arch >= FIRST_ARCH
+            else f"mma.sync of 16-bit and tf32 numbers needs sm_{FIRST_ARCH} or later, not {target.arch}"
+        )
 
 
 SCHEDULE = ConvMma()

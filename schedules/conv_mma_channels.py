@@ -1,4 +1,4 @@
-"""16-bit convolutions with a channel list for every sample on sm_80 and later: ldmatrix, mma.sync, cp.async."""
+"""Convolutions with a channel list for every sample, 16-bit or tf32, from sm_80 on: ldmatrix, mma.sync, cp.async."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""16-bit convolutions with a channel list for every sample on Hopper (sm_90a): wgmma on what the lists name."""
+"""Convolutions with a channel list for every sample, 16-bit or tf32, on Hopper (sm_90a): wgmma on what lists name."""
 
 from __future__ import annotations
 

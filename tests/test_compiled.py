@@ -219,6 +219,16 @@ def test_an_input_is_float32_or_what_the_network_computes_in(dynamic: DynamicMod
         network._check(IMAGE.half())
 
 
+def test_an_input_for_tf32_is_float32(dynamic: DynamicModel) -> None:
+    device, shape = TARGETS["h200"], tuple(IMAGE.shape)
+    lowering = lower(dynamic.program, device, plan=dynamic.plan, shape=shape, dtype="tf32", without=())
+    network = CompiledModel(plan=dynamic.plan, target=device, dtype="tf32", without=(), lowering=lowering, binaries={})
+    with pytest.raises(InputError, match="the input is on cpu, compiled for cuda"):
+        network._check(IMAGE)
+    with pytest.raises(InputError, match=r"the input is float16, compiled for tf32; .* x.to\(torch.float32\)"):
+        network._check(IMAGE.half())
+
+
 def test_what_is_for_a_gpu_says_so_where_there_is_none(dynamic: DynamicModel) -> None:
     if torch.cuda.is_available():
         pytest.fail("run this without a GPU: -m 'not gpu'")

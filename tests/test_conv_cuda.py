@@ -352,7 +352,8 @@ def test_an_old_or_unknown_type_is_refused_with_its_name() -> None:
     assert SIMT.refuse(CASES["1x1"].work(1, "float16"), older) == "float16 data needs sm_53 or later, not sm_50"
     assert SIMT.refuse(CASES["1x1"].work(1, "bfloat16"), V100) == "bfloat16 data needs sm_80 or later, not sm_70"
     assert (
-        MMA.refuse(CASES["2 conv2"].work(1, "float16"), V100) == "mma.sync of 16x8x16 needs sm_80 or later, not sm_70"
+        MMA.refuse(CASES["2 conv2"].work(1, "float16"), V100)
+        == "mma.sync of 16-bit and tf32 numbers needs sm_80 or later, not sm_70"
     )
 
 

@@ -55,7 +55,10 @@ def test_float32_is_multiplied_in_tf32_only_where_its_spec_says_so() -> None:
 
 def test_a_chip_before_sm_80_has_no_tf32() -> None:
     work = CASES["1x1 of 32"].work(1, "tf32")
-    assert SCHEDULES["conv-mma"].refuse(work, V100) == "mma.sync of 16x8x16 needs sm_80 or later, not sm_70"
+    assert (
+        SCHEDULES["conv-mma"].refuse(work, V100)
+        == "mma.sync of 16-bit and tf32 numbers needs sm_80 or later, not sm_70"
+    )
 
 
 @pytest.mark.parametrize(
@@ -78,6 +81,13 @@ def test_channel_lists_are_read_by_fours() -> None:
     odd = conv("odd", in_channels=36, out_channels=64, channels_in=6).work(1, "tf32")
     reason = "copies take 4 listed channels of x at a time, and 6 is no multiple"
     assert [SCHEDULES[name].refuse(odd, H200) for name in LISTED] == [reason] * 2
+
+
+def test_what_is_for_tf32_alone_is_taken_by_tensor_cores() -> None:
+    for case in TF32:
+        names = LISTED if getattr(case.spec, "channels_in", 0) else PLAIN
+        assert [SCHEDULES[name].refuse(case.work(1, "tf32"), H200) for name in names] == [None] * 2
+        assert all(SCHEDULES[name].refuse(case.work(1, "float16"), H200) for name in names)
 
 
 def _loop(source: str, begin: str, end: str) -> str:

@@ -99,6 +99,7 @@ def test_old_architectures_stop_at_cuda_12_and_default_to_float32(name: str) -> 
     assert target.newest_toolkit_major == (12 if old else 0)
     assert target.default_dtype == ("float16" if target.capability >= 80 else "float32")
     assert ("bfloat16" in target.dtypes) == (target.tensor_bf16_flops_per_clock_per_sm > 0)
+    assert target.computes_in == (*target.dtypes, *(("tf32",) if target.capability >= 80 else ()))
 
 
 def test_a_near_miss_suggests_the_name() -> None:

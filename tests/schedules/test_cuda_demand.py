@@ -16,7 +16,7 @@ from laudc.targets import TARGETS, Target
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "gpu"))
 from conv_case import Case, conv
-from conv_cases import CHANNELS, GENERAL, TENSOR_CORE
+from conv_cases import CHANNELS, GENERAL, TENSOR_CORE, TF32
 from resnet50_cases import RESNET50
 
 KINDS = (
@@ -24,13 +24,14 @@ KINDS = (
     ("conv-mma", TARGETS["a100"], "float16"),
     ("conv-wgmma", TARGETS["h200"], "float16"),
 )
+TF32_KINDS = (("conv-mma", TARGETS["a100"], "tf32"), ("conv-wgmma", TARGETS["h200"], "tf32"))
 LISTED_KINDS = (
     ("conv-mma-channels", TARGETS["a100"], "float16"),
     ("conv-wgmma-channels", TARGETS["h200"], "float16"),
 )
-CASES = (*GENERAL, *TENSOR_CORE, *CHANNELS, *RESNET50)
-KIND = pytest.mark.parametrize(("schedule", "target", "dtype"), KINDS, ids=[kind[0] for kind in KINDS])
-EVERY_KIND = pytest.mark.parametrize(("schedule", "target", "dtype"), KINDS + LISTED_KINDS)
+CASES = (*GENERAL, *TENSOR_CORE, *CHANNELS, *TF32, *RESNET50)
+KIND = pytest.mark.parametrize(("schedule", "target", "dtype"), KINDS + TF32_KINDS)
+EVERY_KIND = pytest.mark.parametrize(("schedule", "target", "dtype"), KINDS + TF32_KINDS + LISTED_KINDS)
 LISTED_KIND = pytest.mark.parametrize(("schedule", "target", "dtype"), LISTED_KINDS)
 
 
@@ -78,14 +79,14 @@ def test_blocks_are_the_tiles_that_cover_what_is_on(schedule: str, target: Targe
             blocks = every * p.groups * -(-(p.group_columns + beside) // choice["bn"]) * split
             assert one.idle_tasks == (0 if choice.get("resident") else blocks - one.tasks)
             wide = choice["bn"] + (8 if p.masker and not beside else 0)
-            whole = choice.get("bk", 64)
+            whole = choice.get("bk", 32 if dtype == "tf32" else 64)
             assert one.macs == choice["bm"] * wide * whole * -(-depth // (whole * split))
             assert one.threads % 32 == 0 < one.threads <= 1024
 
 
 @EVERY_KIND
 def test_every_byte_that_is_there_moves_at_full_rate(schedule: str, target: Target, dtype: str) -> None:
-    size = {"float32": 4, "float16": 2}[dtype]
+    size = {"float32": 4, "float16": 2, "tf32": 4}[dtype]
     for case in served(schedule, target, dtype):
         work = case.work(2, dtype)
         for one in demand(schedule, target, dtype, case, batch=2, active=Active()):
@@ -102,6 +103,21 @@ def test_bfloat16_asks_what_float16_asks_of_units_of_its_own(schedule: str, targ
         found = demand(schedule, target, "bfloat16", case, batch=2, active=Active())
         assert {one.unit for one in found} == {"tensor_bf16"}
         assert [replace(one, unit="tensor_fp16") for one in found] == halves
+
+
+@pytest.mark.parametrize(("schedule", "target"), [kind[:2] for kind in (*KINDS[1:], *LISTED_KINDS)])
+def test_tf32_moves_twice_the_bytes_of_float16_and_has_units_of_its_own(schedule: str, target: Target) -> None:
+    for case in served(schedule, target, "tf32"):
+        if SCHEDULES[schedule].refuse(case.work(2, "float16"), target) is None:
+            work, halves = (case.work(2, dtype) for dtype in ("tf32", "float16"))
+            offered = SCHEDULES[schedule].choices(halves, target)
+            for choice in SCHEDULES[schedule].choices(work, target):
+                if choice in offered:
+                    half = SCHEDULES[schedule].demand(halves, target, choice, Active())[0]
+                    one = SCHEDULES[schedule].demand(work, target, choice, Active())[0]
+                    assert (one.unit, half.unit) == ("tensor_tf32", "tensor_fp16")
+                    assert one.read_bytes == 2 * half.read_bytes
+                    assert one.weight_bytes == 2 * half.weight_bytes
 
 
 @EVERY_KIND
