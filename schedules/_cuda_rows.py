@@ -92,11 +92,11 @@ def shortcut_start(p: Problem, row: Number) -> Number:
     return (sample * height + T.truncdiv(place, p.out_width) * down) * width + T.truncmod(place, p.out_width) * right
 
 
-def own_chunk(p: Problem, chunk: Number) -> Number:
-    """How far from its window's beginning a thread copies, in 16-byte pieces. A narrow window's step is several of
-    its rows, one below the other."""
+def own_chunk(p: Problem, chunk: Number, column: Number) -> Number:
+    """How far from its window's beginning a thread copies for a tile that begins at a column, in 16-byte pieces. A
+    narrow window's step is several of its rows, one below the other; a group's channels lie behind those of others."""
     if not p.narrow:
-        return chunk
+        return chunk if p.groups == 1 else T.truncdiv(column, p.group_columns) * (p.group_channels // p.piece) + chunk
     return T.truncdiv(chunk, p.kernel[1]) * p.width + T.truncmod(chunk, p.kernel[1])
 
 

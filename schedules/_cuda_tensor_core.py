@@ -56,7 +56,7 @@ def tensor_core_module(p: Problem, tile: TensorTile) -> IRModule:
     depth_chunks = p.depth // piece
     steps = p.depth // line
     map_steps, two_maps = steps - p.shortcut // line, p.shortcut > 0
-    blocks_a_tap = steps if p.narrow else p.channels // line
+    blocks_a_tap = steps if p.narrow else p.group_channels // line
     split, own_steps = tile.split, -(-steps // tile.split)
     ahead = own_steps if stages >= own_steps else stages - 1 - lag
     column_tiles = -(-p.columns // bn)
@@ -175,7 +175,7 @@ def tensor_core_module(p: Problem, tile: TensorTile) -> IRModule:
             # Rows of later passes are a multiple of 8 further: the swizzle is the same for all.
             slot: T.let = load_row * line + xor(load_chunk, mod(load_row, 8)) * piece
             for i in T.unroll(x_loads):
-                start[i] = start_shared[load_row + i * pass_rows] * chunks + own_chunk(p, load_chunk)
+                start[i] = start_shared[load_row + i * pass_rows] * chunks + own_chunk(p, load_chunk, column_tile * bn)
                 taps[i] = taps_shared[load_row + i * pass_rows]
                 if two_maps:
                     own_pixel: T.let = shortcut_start(p, place_shared[load_row + i * pass_rows])

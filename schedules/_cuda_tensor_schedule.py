@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from laudc.schedules._cuda_demand import tensor_core_demand
+from laudc.schedules._cuda_groups import block_diagonal, filled, refuse_groups
 from laudc.schedules._cuda_instructions import MULTIPLIED
 from laudc.schedules._cuda_problem import Problem, matrix_of, meaningless, problem_of
 from laudc.schedules._cuda_tiles import (
@@ -55,7 +56,11 @@ class TensorCoreSchedule(Schedule):
     candidates: tuple[Candidate, ...]
 
     def refuse(self, work: Work, target: Target) -> str | None:
-        return self.refuse_target(target) or meaningless(work) or _refuse_problem(problem_of(work))
+        reason = self.refuse_target(target) or meaningless(work)
+        if reason:
+            return reason
+        p = problem_of(work)
+        return refuse_type(p) or refuse_groups(p, target) or _refuse_problem(filled(p))
 
     @abstractmethod
     def refuse_target(self, target: Target) -> str | None:
@@ -76,33 +81,34 @@ class TensorCoreSchedule(Schedule):
         )
 
     def choices(self, work: Work, target: Target) -> tuple[Choice, ...]:
-        p = problem_of(work)
+        p = filled(problem_of(work))
 
         def tile_of(choice: Choice) -> TensorTile:
             return self.tile(p, choice, target)
 
         fitted = self._fitted(p, target)
-        roomy = (c for c in fitted if has_room(p, tile_of(c.choice)) and _can_split(p, c.choice))
-        return ranked(p, roomy, tile_of, target, columns=p.columns, enough_warps=ENOUGH_WARPS)
+        within = (c for c in fitted if p.groups == 1 or p.group_columns % c.choice["bn"] == 0)
+        roomy = (c for c in within if has_room(p, tile_of(c.choice)) and _can_split(p, c.choice))
+        return ranked(p, roomy, tile_of, target, columns=p.group_columns, enough_warps=ENOUGH_WARPS)
 
     def _fitted(self, p: Problem, target: Target) -> Iterator[Candidate]:
         return (replace(c, choice=_fitted(p, c.choice, target)) for c in self.candidates)
 
     def demand(self, work: Work, target: Target, choice: Choice, active: Active) -> tuple[Demand, ...]:
-        p = problem_of(work)
+        p = filled(problem_of(work))
         speed = next(candidate.speed for candidate in self._fitted(p, target) if dict(candidate.choice) == dict(choice))
         return tensor_core_demand(p, self.tile(p, choice, target), speed, active)
 
     def build(self, work: Work, target: Target, choice: Choice) -> Lowered:
         from laudc.schedules._cuda_tensor_core import tensor_core_module
 
-        p = problem_of(work)
+        p = filled(problem_of(work))
         return Lowered(module=tensor_core_module(p, self.tile(p, choice, target)), pipeline="tirx")
 
     def pack(self, work: Work, choice: Choice, weights: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
         """One row a column of the result, padded with zeros to whole tiles; then the masker's, padded to 8."""
         p = problem_of(work)
-        matrix = packed_matrix(p, work, weights)
+        matrix = block_diagonal(packed_matrix(p, work, weights), p, filled(p))
         blocks = [(matrix[: p.columns], choice["bn"])]
         if p.masker:
             blocks.append((matrix[p.columns :], extra_columns(p)))
@@ -146,11 +152,6 @@ def packed_matrix(p: Problem, work: Work, weights: Mapping[str, Tensor]) -> Tens
 
 
 def _refuse_problem(p: Problem) -> str | None:
-    wrong_type = refuse_type(p)
-    if wrong_type:
-        return wrong_type
-    if p.groups != 1:
-        return f"tensor-core tiles take one group, not {p.groups}"
     if p.per_sample:
         return "channel lists differ from sample to sample, and tensor-core tiles span samples"
     if p.narrow:

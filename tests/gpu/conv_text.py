@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import cache
 
 from conv_cases import CHANNELS, GENERAL, TENSOR_CORE, TF32
+from grouped_cases import GROUPED
 from resnet50_cases import RESNET50
 
 from laudc.kernels.toolchain import Compiled, compile_cubin
@@ -12,7 +13,7 @@ from laudc.schedules import SCHEDULES
 from laudc.targets import TARGETS
 from laudc.testing import nvrtc_for
 
-CASES = {case.name: case for case in (*GENERAL, *TENSOR_CORE, *CHANNELS, *TF32, *RESNET50)}
+CASES = {case.name: case for case in (*GENERAL, *TENSOR_CORE, *CHANNELS, *TF32, *GROUPED, *RESNET50)}
 
 
 @cache

@@ -28,6 +28,7 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).parent))
 from conv_case import Case
 from conv_cases import CHANNELS, GENERAL, TENSOR_CORE, TF32
+from grouped_cases import GROUPED
 from resnet50_cases import RESNET50
 
 from laudc.compare import relative_error
@@ -132,6 +133,12 @@ def variants() -> Iterator[Variant]:
                 yield from of(
                     schedule, case, "tf32", every=target == "h200" and case.name in EVERY_TILE_IN_TF32, target=target
                 )
+
+    for schedule, target in (("conv-wgmma", "h200"), ("conv-mma", "h200"), ("conv-mma", "a100")):
+        for dtype in ("float16", "bfloat16", "tf32"):
+            for case in GROUPED:
+                if SCHEDULES[schedule].refuse(case.work(BATCH, dtype), TARGETS[target]) is None:
+                    yield from of(schedule, case, dtype, every=dtype == "float16" and target == "h200", target=target)
 
 
 def of(schedule: str, case: Case, dtype: str, *, every: bool = False, target: str = "h200") -> Iterator[Variant]:
