@@ -174,7 +174,9 @@ def _unique(p: Problem, rows: float, channels: float, columns: float) -> Demand:
     return Demand(
         read_bytes=size
         * (pixels * channels * p.groups + (rows * columns if p.residual != "none" else 0) + rows * p.shortcut),
-        written_bytes=size * rows * columns + 4 * rows * p.masker + 8 * rows / p.pixels * p.columns * p.sums,
+        written_bytes=size * rows * columns
+        + 4 * rows * p.masker
+        + 8 * rows / p.pixels * (p.columns * p.sums + p.running),
         weight_bytes=size * (p.taps * channels + p.shortcut) * (columns + p.masker) if rows else 0,
     )
 
