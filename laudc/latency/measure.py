@@ -74,7 +74,7 @@ def _graph_of(call: Callable[[], object]) -> torch.cuda.CUDAGraph:
 
 
 def block_us(compiled: CompiledModel, x: Tensor, masks: Mapping[str, Tensor], *, rounds: int) -> dict[str, float]:
-    """The same by block, in order; what belongs to none is left out."""
+    """The same by block, in order; what belongs to none is left out. 0 is a block too short to measure."""
     times = step_us(compiled, x, masks, rounds=rounds)
     blocks: dict[str, float] = {}
     for step in compiled.lowering.executable.steps:
@@ -101,13 +101,20 @@ def _on_gpu(compiled: CompiledModel, x: Tensor, masks: Mapping[str, Tensor], rou
 
 
 def unmarked_us(each: np.ndarray, ends: np.ndarray) -> list[float]:
-    """What the kernels take without the marks between them: the marks' part is the same for each.
+    """What the kernels take without the marks between them, together what all of them do: the marks' part is the same
+    for each, but no more than all of it. 0 is a kernel too short to measure.
 
     each: (replays, kernels), microseconds from mark to mark. ends: (replays, 1), of all of them without marks between.
     """
     steps, whole = (_undisturbed(times) for times in (each, ends))
-    mark = (steps.sum() - whole.sum()) / len(steps)
-    return [max(0.0, float(step - mark)) for step in steps]
+    marked, mark = steps, 0.0
+    while len(marked):
+        mark = float(marked.sum() - whole.sum()) / len(marked)
+        longer = marked[marked > mark]
+        if len(longer) == len(marked):
+            break
+        marked = longer
+    return [max(0.0, float(step) - mark) for step in steps]
 
 
 def _undisturbed(times: np.ndarray) -> np.ndarray:
