@@ -84,20 +84,16 @@ def block_us(compiled: CompiledModel, x: Tensor, masks: Mapping[str, Tensor], *,
 
 
 def _on_gpu(compiled: CompiledModel, x: Tensor, masks: Mapping[str, Tensor], rounds: int) -> dict[str, float]:
-    calls: dict[str, Callable[[], object]] = {}
-
-    def made(step: Step, call: Callable[[], object]) -> None:
-        call()
-        calls[step.name] = call
-
-    compiled.runner.walk(x, masks, made)
     overlaps = overlapping(compiled.lowering.executable)
-    each = _Marked(list(calls.values()), range(len(calls)), overlapping=overlaps)
-    ends = _Marked(list(calls.values()), (0,), overlapping=overlaps)
-    for _ in range(_WARM_UP + rounds):
-        each()
-        ends()
-    return dict(zip(calls, unmarked_us(each.between_us(), ends.between_us()), strict=True))
+    with compiled.runner.held(x, masks) as steps:
+        calls = [call for _, call in steps]
+        each = _Marked(calls, range(len(calls)), overlapping=overlaps)
+        ends = _Marked(calls, (0,), overlapping=overlaps)
+        for _ in range(_WARM_UP + rounds):
+            each()
+            ends()
+        times = unmarked_us(each.between_us(), ends.between_us())
+    return dict(zip((step.name for step, _ in steps), times, strict=True))
 
 
 def unmarked_us(each: np.ndarray, ends: np.ndarray) -> list[float]:
