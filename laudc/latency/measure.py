@@ -26,13 +26,14 @@ from laudc.timing import cuda_ms, interleaved_ms
 
 _WARM_UP = 2
 _IN_A_GRAPH = 10
-_REPLAYS = 20
+LEAST_REPLAYS = 20
+"""On a GPU."""
 
 
 def step_us(compiled: CompiledModel, x: Tensor, masks: Mapping[str, Tensor], *, rounds: int) -> dict[str, float]:
     """Microseconds of every kernel call, by name, for these decisions. rounds: runs of all (GPU: at least 20)."""
     if compiled.target.kind == "cuda":
-        return _on_gpu(compiled, x, masks, max(rounds, _REPLAYS))
+        return _on_gpu(compiled, x, masks, max(rounds, LEAST_REPLAYS))
     seen: dict[str, list[float]] = {}
 
     def timed(step: Step, call: Callable[[], object]) -> None:
