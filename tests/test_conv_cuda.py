@@ -81,12 +81,12 @@ def test_wgmma_is_the_first_choice_on_a_hopper_and_only_there() -> None:
 
 @pytest.mark.parametrize(
     ("schedule", "target", "case", "instruction"),
-    [
+    slow_but(
+        ("conv-mma-channels", "a100", "64 between units of 16, rows compact", "m16n8k16.row.col.f32"),
+        ("conv-wgmma-channels", "h200", "64 between units of 16, rows compact", "m64n{}k16.f32"),
         ("conv-wgmma", "h200", "prologue and gain of 128, in place", "wgmma.mma_async.sync.aligned.m64n{}k16.f32"),
         ("conv-mma", "a100", "prologue and gain of 128, in place", "mma.sync.aligned.m16n8k16.row.col.f32"),
-        ("conv-wgmma-channels", "h200", "64 between units of 16, rows compact", "m64n{}k16.f32"),
-        ("conv-mma-channels", "a100", "64 between units of 16, rows compact", "m16n8k16.row.col.f32"),
-    ],
+    ),
 )
 def test_bfloat16_has_the_code_of_float16_with_its_own_type(
     schedule: str, target: str, case: str, instruction: str
@@ -273,9 +273,13 @@ def test_every_tile_that_is_offered_fits_the_chip(schedule: Schedule) -> None:
                 assert len({tuple(choice.items()) for choice in choices}) == len(choices)
 
 
+@pytest.mark.slow
 def test_a_masker_widens_the_instruction_by_8_columns() -> None:
     source = _source("conv-wgmma", "masker of 64", "float16", "h200")
     assert "wgmma.mma_async.sync.aligned.m64n72k16" in source
+
+
+def test_a_maskers_weights_are_packed_to_8_columns() -> None:
     packed, _ = WGMMA.pack(
         CASES["masker of 64"].work(1, "float16"),
         {"bn": 64},
