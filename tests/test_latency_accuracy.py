@@ -156,7 +156,7 @@ def test_the_errors_that_are_told_are_those_of_the_constants_that_are_kept() -> 
 
     def errors(constants: Constants) -> tuple[float, float]:
         predicted = np.array([priced(one.cases, H200, constants).total_us for one in samples])
-        off = np.abs(predicted / [one.measured_us for one in samples] - 1)
+        off = np.abs(predicted / np.maximum([one.measured_us for one in samples], 0.3) - 1)  # no kernel takes less
         return float(np.median(off)), float(np.quantile(off, 0.9))
 
     told = (found.errors["after_median"], found.errors["after_p90"])
