@@ -47,7 +47,7 @@ class Dynamic:
     samples_ms: Sequence[float]
     predicted_ms: float
     blocks_ms: Mapping[str, tuple[float, float]]
-    """Measured kernel by kernel and predicted, by block."""
+    """Measured kernel by kernel (0: too short to measure) and predicted, by block."""
 
     @property
     def ms(self) -> float:

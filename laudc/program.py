@@ -196,9 +196,13 @@ def insert_op(program: Program, name: str, op: Op, operands: tuple[fx.Node, ...]
 
 
 def retype(node: fx.Node, op: Op) -> None:
-    """Set the node's types from its spec and the types of what it reads."""
+    """Set the node's types, and its elements', from its spec and the types of what it reads."""
     operands = node.args[: len(op.spec.operands)]
-    node.meta["types"] = op.spec.results(tuple(type_of(operand) for operand in operands))
+    made = op.spec.results(tuple(type_of(operand) for operand in operands))
+    node.meta["types"] = made
+    for user in node.users:
+        if user.target is operator.getitem:
+            user.meta["types"] = (made[cast(int, user.args[1])],)
 
 
 def set_op(program: Program, node: fx.Node, op: Op, operands: tuple[fx.Node, ...]) -> None:

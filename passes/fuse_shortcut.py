@@ -28,6 +28,8 @@ class FuseShortcut(Pass):
     target: Target = TARGETS["cpu"]
 
     def run(self, program: Program) -> Program:
+        from laudc.latency.search import has_kernel
+
         clone, changed = program.clone(), False
         for node in list(clone.nodes):
             projection = _projection(clone, node)
@@ -36,7 +38,7 @@ class FuseShortcut(Pass):
             conv, added = cast(Conv2d, clone.op(node)), cast(Conv2d, clone.op(projection))
             fused = _fused(conv, added)
             operands = cast(tuple[fx.Node, ...], (node.args[0], projection.args[0]))
-            if not _has_kernel(fused, operands, self.target):
+            if not has_kernel(fused.spec, tuple(map(type_of, operands)), self.target):
                 continue
             set_op(clone, node, fused, operands)
             changed = True
@@ -68,12 +70,6 @@ def _fused(conv: Conv2d, added: Conv2d) -> Conv2d:
     if biases:
         fused.register_parameter("bias", nn.Parameter(torch.stack(biases).sum(0)))
     return fused
-
-
-def _has_kernel(fused: Conv2d, operands: tuple[fx.Node, ...], target: Target) -> bool:
-    from laudc.latency.search import has_kernel
-
-    return has_kernel(fused.spec, tuple(map(type_of, operands)), target)
 
 
 PASS = FuseShortcut

@@ -37,6 +37,7 @@ def tensor_core_demand(p: Problem, tile: TensorTile, speed: float, active: Activ
             l2_bytes=size * (tile.bm + tile.bn + tile.extra) * depth,
             chain=depth // p.step,
             alternating=tile.lag == 0,
+            ahead=max(1, tile.stages - 1 - tile.lag),
             finish_bytes=finished,
             cluster=tile.split,
             threads=tile.threads,
@@ -72,6 +73,7 @@ def channel_demand(p: Problem, tile: ChannelTile, speed: float, active: Active) 
             l2_bytes=size * depth * (tall + walk * wide / listed),
             chain=max(1, walk * depth // p.step),
             alternating=tile.lag == 0,
+            ahead=max(1, tile.stages - 1 - tile.lag),
             listed=True,
             finish_bytes=walk * size * tall * wide * _passes(p),
             threads=tile.threads,
@@ -174,7 +176,9 @@ def _unique(p: Problem, rows: float, channels: float, columns: float) -> Demand:
     return Demand(
         read_bytes=size
         * (pixels * channels * p.groups + (rows * columns if p.residual != "none" else 0) + rows * p.shortcut),
-        written_bytes=size * rows * columns + 4 * rows * p.masker + 8 * rows / p.pixels * p.columns * p.sums,
+        written_bytes=size * rows * columns
+        + 4 * rows * p.masker
+        + 8 * rows / p.pixels * (p.columns * p.sums + p.running),
         weight_bytes=size * (p.taps * channels + p.shortcut) * (columns + p.masker) if rows else 0,
     )
 

@@ -70,6 +70,8 @@ class Problem:
     decisions: int
     """How many channel groups one sample's list can name; 0 without lists."""
     sums: bool
+    running: int
+    """Layer maskers that it adds up the keep logits of; 0: none."""
     masker: bool
     prologue: str | None
     gain: bool
@@ -100,6 +102,11 @@ class Problem:
     @property
     def group_columns(self) -> int:
         return self.columns // self.groups
+
+    @property
+    def lined(self) -> bool:
+        """Whether something is added up over its finished rows, sample by sample."""
+        return self.sums or self.running > 0
 
     @property
     def narrow(self) -> bool:
@@ -172,6 +179,7 @@ def _linear(work: Work, spec: LinearSpec) -> Problem:
         channels_out=0,
         decisions=0,
         sums=False,
+        running=0,
         masker=False,
         prologue=None,
         gain=False,
@@ -219,6 +227,7 @@ def _conv2d(work: Work, spec: Conv2dSpec) -> Problem:
         channels_out=spec.channels_out,
         decisions=decisions,
         sums=spec.sums,
+        running=spec.running,
         masker=spec.masker,
         prologue=spec.prologue,
         gain=spec.gain,
@@ -252,6 +261,8 @@ def _contradiction(spec: Conv2dSpec) -> str | None:
         return "decisions on whole samples take the place of a row list, over maps"
     if spec.sums and (spec.compact or spec.channels_out or spec.masker or (spec.rows and not spec.samples)):
         return "channel sums are of maps of whole samples, of all their channels"
+    if spec.running and (spec.sums or spec.compact or channel_lists or spec.masker or (spec.rows and not spec.samples)):
+        return "running logits are of maps of whole samples, of all their channels, and in place of sums"
     if spec.gathered and channel_lists:
         return "a gathered matrix has no channel lists"
     if spec.masker and (spec.rows or channel_lists or spec.groups != 1 or spec.residual != "none" or spec.gain):

@@ -36,6 +36,7 @@ from laudc.schedules._cuda_rows import (
     tap_bits,
     window_start,
 )
+from laudc.schedules._cuda_running import LogitShare, add_running, worth_of_columns
 from laudc.schedules._cuda_sums import add_lines
 from laudc.schedules._cuda_tensor_finish import read_added, round_off, store_rows
 from laudc.schedules._cuda_tiles import TensorTile
@@ -78,6 +79,8 @@ def tensor_core_module(p: Problem, tile: TensorTile) -> IRModule:
 
     read_residual, put_rounded, store = read_added(p, tile), round_off(p, tile), store_rows(p, tile)
     add_sums = add_lines(p, tile)
+    share_out = LogitShare(p=p, tile=tile)
+    read_worth, add_logits = worth_of_columns(share_out), add_running(share_out)
     add_up_blocks = add_up(tile)
     begin, wait = announce(p, tile), wait_for_ahead(p, tile)
     ask_for_weights = weights_to_l2(p, tile, steps=own_steps)
@@ -99,11 +102,15 @@ def tensor_core_module(p: Problem, tile: TensorTile) -> IRModule:
         weight: args.weight,
         bias: args.bias,
         prologue: args.prologue,
+        worth: args.worth,
         out: args.out,
         logits: args.logits,
         sums: args.sums,
+        running: args.running,
     ) -> None:
         T.device_entry()
+        if tile.registers > 0:
+            T.attr({"tirx.max_registers": tile.registers})
         if split == 1:
             block = T.cta_id([blocks])
             rank = 0
@@ -123,6 +130,8 @@ def tensor_core_module(p: Problem, tile: TensorTile) -> IRModule:
             sums_flat = flat(sums)
             sample = T.alloc_local((1,), "int32")
             column_sum = T.alloc_local((2,), "float32")
+        if p.running > 0:
+            own_worth = T.alloc_local((share_out.own,), "float32")
         pool = T.SMEMPool()
         x_shared = pool.alloc((stages * x_stage,), dtype, align=1024)
         w_shared = pool.alloc((stages * w_stage,), dtype, align=1024)
@@ -373,9 +382,14 @@ def tensor_core_module(p: Problem, tile: TensorTile) -> IRModule:
                     acc, out_shared, place_shared, rows, batch, gain, bias, logits, column_tile, my_row, my_column, lane
                 )
                 store(out_shared, place_shared, old, out_flat, lines_shared, column_tile, my_row, my_column, lane)
-            if p.sums:
+            if p.running > 0:
+                read_worth(worth, own_worth, column_tile, thread)
+            if p.lined:
                 T.cuda.cta_sync()
+            if p.sums:
                 add_sums(lines_shared, place_shared, sums_flat, column_tile * bn, thread, rank, sample, column_sum)
+            if p.running > 0:
+                add_logits(lines_shared, out_shared, place_shared, own_worth, running, row_tile, rank, thread)
             if split > 1:
                 meet()
 

@@ -148,10 +148,10 @@ def store_columns(p: Problem, tile: TensorTile) -> Any:
         # A warp reads only what it wrote.
         T.cuda.warp_sync()
         line = T.alloc_local((piece,), p.dtype)
-        if p.sums:
+        if p.lined:
             mine = T.alloc_local((8 * tile.sums,), "float32")
         for m in T.unroll(tall):
-            if p.sums:
+            if p.lined:
                 for e in T.unroll(8 * tile.sums):
                     mine[e] = T.float32(0)
                 beyond: T.let = (div(place_shared[my_row + m * apart], p.pixels) + 1) * p.pixels
@@ -183,7 +183,7 @@ def store_columns(p: Problem, tile: TensorTile) -> Any:
                         else:
                             for e in T.unroll(8):
                                 mine[8 + e] = mine[8 + e] + T.Cast("float32", line[e])
-            if p.sums:
+            if p.lined:
                 put_down(mine, sum_shared, my_row + m * apart, my_column, lane)
 
     return store

@@ -22,6 +22,7 @@ from laudc.schedules._cuda_tiles import (
     Candidate,
     TensorTile,
     ranked,
+    registers_left,
 )
 from laudc.schedules._demand import Active, Demand
 from laudc.schedules._prologue import pack_prologue
@@ -36,6 +37,9 @@ MAX_TAPS = 32
 """A row's taps are the bits of one word; a narrow window has none outside the image, and needs none."""
 
 ENOUGH_WARPS = 8
+
+MAX_RUNNING = 64
+"""Each has two threads at least."""
 
 FEW_STEPS = 4
 
@@ -69,16 +73,17 @@ class TensorCoreSchedule(Schedule):
     def tile(self, p: Problem, choice: Choice, target: Target) -> TensorTile:
         """The choice as the kernel's tile on this chip."""
         numbers = {name: number for name, number in choice.items() if name != "resident"}
-        return TensorTile(
+        tile = TensorTile(
             core=self.core,
             stmatrix=target.capability >= FIRST_HOPPER_ARCH,
             overlapping=target.capability >= FIRST_HOPPER_ARCH,
             extra=extra_columns(p),
             blocks=choice["resident"] * target.sm_count,
-            sums=2 * p.sums,
+            sums=2 * p.lined,
             size=DTYPE_BYTES[p.dtype],
             **numbers,
         )
+        return replace(tile, registers=registers_left(tile, target)) if p.running else tile
 
     def choices(self, work: Work, target: Target) -> tuple[Choice, ...]:
         p = filled(problem_of(work))
@@ -109,18 +114,27 @@ class TensorCoreSchedule(Schedule):
         """One row a column of the result, padded with zeros to whole tiles; then the masker's, padded to 8."""
         p = problem_of(work)
         matrix = block_diagonal(packed_matrix(p, work, weights), p, filled(p))
+        behind = (*pack_prologue(weights), *_worth(p, weights, choice["bn"]))
         blocks = [(matrix[: p.columns], choice["bn"])]
         if p.masker:
             blocks.append((matrix[p.columns :], extra_columns(p)))
         packed = torch.cat([F.pad(block, (0, 0, 0, -block.shape[0] % whole)) for block, whole in blocks])
         if "bias" not in weights:
-            return (packed.contiguous(), *pack_prologue(weights))
+            return (packed.contiguous(), *behind)
         bias = weights["bias"].float()
         padded_bias = bias.new_zeros(packed.shape[0])
         padded_bias[: p.columns] = bias[: p.columns]
         if p.masker:
             padded_bias[-extra_columns(p)] = bias[-1]
-        return (packed.contiguous(), padded_bias, *pack_prologue(weights))
+        return (packed.contiguous(), padded_bias, *behind)
+
+
+def _worth(p: Problem, weights: Mapping[str, Tensor], whole: int) -> tuple[Tensor, ...]:
+    """What a number of the map is worth to each running logit, padded to whole tiles of columns."""
+    if not p.running:
+        return ()
+    scale = weights["running_scale"].detach().float() / p.pixels
+    return (F.pad(scale, (0, -p.columns % whole)).contiguous(),)
 
 
 def extra_columns(p: Problem) -> int:
@@ -134,6 +148,8 @@ def refuse_type(p: Problem) -> str | None:
         return f"tensor cores take float16, bfloat16 and tf32 here, not {p.dtype}"
     if p.sums and p.dtype != "float16":
         return f"channel sums of float16 are exact, those of {p.dtype} are not"
+    if p.running and p.dtype == "float32":
+        return "running logits are left by tiles of 16-bit numbers, not of tf32"
     return None
 
 
@@ -162,8 +178,10 @@ def _refuse_problem(p: Problem) -> str | None:
         return f"tensor-core tiles take {p.step} channels at a time, and {odd} is no multiple"
     if p.columns % 8:
         return f"results are stored 8 columns at a time, and {p.columns} is no multiple"
-    if p.sums and p.pixels < ROWS_A_LINE:
-        return f"channel sums are of maps of {ROWS_A_LINE} pixels at least, not {p.pixels}"
+    if p.lined and p.pixels < ROWS_A_LINE:
+        return f"sums over samples are of maps of {ROWS_A_LINE} pixels at least, not {p.pixels}"
+    if p.running > MAX_RUNNING:
+        return f"a tile adds up {MAX_RUNNING} running logits at most, not {p.running}"
     most = MAX_TAPS - 1 if p.shortcut else MAX_TAPS
     if p.taps > most and not p.narrow:
         return f"tensor-core tiles take {most} taps at most, not {p.taps}"

@@ -85,6 +85,8 @@ class TensorTile:
     """Blocks that share the steps of a tile, a cluster (sm_90 on)."""
     size: int = 2
     """Bytes of a number."""
+    registers: int = 0
+    """A thread takes at most; 0: as the compiler likes."""
 
     @property
     def threads(self) -> int:
@@ -120,6 +122,11 @@ class TensorTile:
         """Stages, or the finished tile where it is larger, and the row table."""
         stages = self.stages * (self.bm + self.bn + self.extra) * LINE
         return max(stages, self.finished_bytes) + 3 * 4 * self.bm
+
+
+def registers_left(tile: TensorTile, target: Target) -> int:
+    """What a thread may take where two blocks fit a multiprocessor, or 0: a compiler left alone spends the second's."""
+    return target.registers_per_sm // (2 * tile.threads) if _blocks_at_once(tile, target) == 2 else 0
 
 
 STRIP_THREADS = 128
@@ -181,7 +188,12 @@ def _area_dealt(p: Problem, choice: Choice, columns: int, sm_count: int) -> int:
 
 def _warps_at_once(tile: Tile, target: Target) -> int:
     """Warps of a multiprocessor that shared memory leaves room for; a block costs 1 KiB more than it asks for."""
-    return target.shared_memory_per_sm_kib * 1024 // (tile.shared_bytes + 1024) * (tile.threads // 32)
+    return _blocks_at_once(tile, target) * (tile.threads // 32)
+
+
+def _blocks_at_once(tile: Tile, target: Target) -> int:
+    """Blocks that shared memory leaves room for."""
+    return target.shared_memory_per_sm_kib * 1024 // (tile.shared_bytes + 1024)
 
 
 FIRST_HOPPER_ARCH = 90

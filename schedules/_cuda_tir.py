@@ -34,9 +34,12 @@ class Arguments:
     bias: tirx.Buffer
     prologue: tirx.Buffer
     """The scales of all channels of x, then their shifts."""
+    worth: tirx.Buffer
+    """What a number of each column is worth to each running logit."""
     out: tirx.Buffer
     logits: tirx.Buffer
     sums: tirx.Buffer
+    running: tirx.Buffer
 
 
 def arguments_of(p: Problem, weight_shape: tuple[int, int], bias_size: int) -> Arguments:
@@ -56,9 +59,11 @@ def arguments_of(p: Problem, weight_shape: tuple[int, int], bias_size: int) -> A
         weight=T.Buffer(weight_shape, p.dtype, align=16),
         bias=T.Buffer((bias_size,), "float32"),
         prologue=T.Buffer((2, p.channels), "float32", align=16),
+        worth=T.Buffer((max(1, p.running), bias_size), "float32", align=16),
         out=T.Buffer(out_shape, p.dtype, align=16),
         logits=T.Buffer((batch, p.out_height, p.out_width, 1), "float32"),
         sums=T.Buffer((batch, p.columns), "int64", align=16),
+        running=T.Buffer((batch, max(1, p.running)), "int64", align=16),
     )
 
 
@@ -79,9 +84,11 @@ def argument_names(p: Problem) -> list[str]:
         "weight": True,
         "bias": p.bias,
         "prologue": p.prologue is not None,
+        "worth": p.running > 0,
         "out": True,
         "logits": p.masker,
         "sums": p.sums,
+        "running": p.running > 0,
     }
     return [name for name, is_there in present.items() if is_there]
 

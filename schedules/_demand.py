@@ -59,6 +59,8 @@ class Demand:
     and l2_bytes. 0: the loop is not of that kind."""
     alternating: bool = False
     """Whether a step's copies wait for the multiply-adds of the one before; else they hide each other."""
+    ahead: int = 1
+    """Steps of a chain that are being copied while one is multiplied."""
     listed: bool = False
     """Whether a task with a chain works by lists of its own sample, which it reads first."""
     finish_bytes: float = 0

@@ -101,7 +101,7 @@ def _refuse_conv(spec: Conv2dSpec) -> str | None:
     lists = spec.channels_in > 0 or spec.channels_out > 0
     if spec.activation not in POINTWISE:
         return f"it does not know the function {spec.activation!r}"
-    if spec.samples or spec.sums:
+    if spec.samples or spec.sums or spec.running:
         return "it reads lists of rows, not decisions on samples, and leaves no sums"
     if spec.shortcut:
         return "it reads one map"

@@ -37,7 +37,7 @@ class DepthwiseCpu(Schedule):
             return f"it computes in float32, not in {work.dtype}"
         if spec.activation not in POINTWISE:
             return f"it does not know the function {spec.activation!r}"
-        if spec.gathered or spec.compact or spec.masker or spec.sums or spec.samples or spec.shortcut:
+        if spec.gathered or spec.compact or spec.masker or spec.sums or spec.running or spec.samples or spec.shortcut:
             return "it reads and writes maps by lists of rows, and nothing beside them"
         if (spec.rows and spec.residual == "dense") or (not spec.rows and spec.residual == "in_place"):
             return "it updates listed rows in place, and adds a residual only to a whole map"

@@ -206,16 +206,14 @@ def _bench_lines(title: str, bench: Json) -> Iterator[str]:
 
 def _block_words(network: Json) -> str:
     """How near the blocks were predicted, over all rates."""
-    blocks = [
-        (abs(times["predicted"] / times["measured"] - 1), block)
-        for one in network["dynamic"]
-        for block, times in one["blocks_ms"].items()
-    ]
+    every = [(block, times) for one in network["dynamic"] for block, times in one["blocks_ms"].items()]
+    blocks = [(abs(times["predicted"] / times["measured"] - 1), block) for block, times in every if times["measured"]]
+    short = f"; {len(every) - len(blocks)} of {len(every)} too short to measure" if len(blocks) < len(every) else ""
     if not blocks:
-        return "no block was measured"
+        return f"no block was measured{short}"
     error, worst = max(blocks)
     median = statistics.median(off for off, _ in blocks)
-    return f"blocks predicted within {median:.0%} (median), at worst {error:.0%} ({worst})"
+    return f"blocks predicted within {median:.0%} (median), at worst {error:.0%} ({worst}){short}"
 
 
 def _proof_line(proof: Json) -> str:

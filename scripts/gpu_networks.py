@@ -109,7 +109,7 @@ def _cases(network: str, batch: int, *ways: str) -> tuple[Case, ...]:
 PARTS: Mapping[str, tuple[Case, ...]] = {
     "b1": _cases("resnet101", 1, "layer-r0.4"),
     "b8": _cases("resnet101", 8, "layer-r0.4"),
-    "b128": _cases("resnet101", 128, "layer-r0.4", _SPATIAL, *(f"channel-{width}-r0.5" for width in (16, 32, 64))),
+    "b128": _cases("resnet101", 128, "layer-r1", "layer-r0.4", _SPATIAL, "channel-16-r0.5", "channel-32-r0.5"),
     "resnet50": _cases("resnet50", 128, "layer-r0.5", _SPATIAL, "channel-16-r0.5"),
     "granularity": _cases(
         "resnet101",

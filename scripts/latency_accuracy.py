@@ -37,10 +37,11 @@ import torch
 import laudc
 from laudc.compiled import CompiledModel, Lowering, lower
 from laudc.dynamic_model import DynamicModel, mask_shapes
+from laudc.errors import InputError
 from laudc.latency.constants import Calibration, calibration_for
 from laudc.latency.machine import here, local_target
-from laudc.latency.measure import step_us
-from laudc.latency.network import network_model
+from laudc.latency.measure import LEAST_REPLAYS, step_us
+from laudc.latency.network import Priced, network_model
 from laudc.latency.probe import build_probes
 from laudc.models import condition_random
 from laudc.program import input_type
@@ -127,8 +128,12 @@ def measure(
                 }
             )
             print(f"{name}: {whole[0] / 1e3:.3f} ms", flush=True)
-    tiles = {step.name: dict(step.kernel.choice) for step in model_steps}
-    measured: dict[str, Any] = {"case": asdict(case), "tiles": tiles, "plans": found}
+    measured: dict[str, Any] = {
+        "case": asdict(case),
+        "schedules": {step.name: step.kernel.schedule for step in model_steps},
+        "tiles": {step.name: dict(step.kernel.choice) for step in model_steps},
+        "plans": found,
+    }
     price(measured, model.lowering, model.mask_shapes, calibrated(target, folder))
     return measured
 
@@ -146,13 +151,12 @@ def measure_all(
 
 
 def price(measured: dict[str, Any], lowering: Lowering, shapes: Sequence[MaskShape], calibration: Calibration) -> None:
-    """Put the predictions beside what was measured: for those masks and, where known, the tiles that ran."""
+    """Put the predictions beside what was measured: for those masks and the tiles that ran. InputError where other
+    kernels ran."""
     network = network_model(lowering.lowered)
+    _refuse_other_kernels(measured, network.calls)
     tiles = measured["tiles"]
-    calls = [
-        replace(call, kernel=replace(call.kernel, choice=tiles.get(call.name, call.kernel.choice)))
-        for call in network.calls
-    ]
+    calls = [replace(call, kernel=replace(call.kernel, choice=tiles[call.name])) for call in network.calls]
     network = replace(network, calls=tuple(calls))
     for plan in measured["plans"]:
         masks = stratified_masks(shapes, batch=measured["case"]["batch"], rate=plan["rate"], seed=1)
@@ -160,6 +164,27 @@ def price(measured: dict[str, Any], lowering: Lowering, shapes: Sequence[MaskSha
         plan["predicted_us"] = predicted.total_us
         for block, times in plan["blocks"].items():
             times[2:] = [predicted.blocks[block].total_us]
+
+
+def _refuse_other_kernels(measured: dict[str, Any], calls: Sequence[Priced]) -> None:
+    """InputError unless these calls, by these schedules, are those that ran."""
+    tiles, names = measured["tiles"], {call.name for call in calls}
+    other = [*(call.name for call in calls if not _ran(measured, call)), *(name for name in tiles if name not in names)]
+    if other:
+        how = f"other kernels: {len(other)} differ, such as {other[0]}" if tiles else "kernels that it does not name"
+        case = Case(**measured["case"])
+        raise InputError(
+            f"{case.words} batch {case.batch} was measured with {how}", "measure it again, without --price"
+        )
+
+
+def _ran(measured: dict[str, Any], call: Priced) -> bool:
+    """Whether this call was measured, by its schedule; older raw numbers tell that by its tile's options alone."""
+    kernel = call.kernel
+    options = {name for choice in kernel.plan.choices(kernel.work, kernel.target) for name in choice}
+    tile = measured["tiles"].get(call.name)
+    schedule = measured.get("schedules", {}).get(call.name, kernel.schedule)
+    return tile is not None and tile.keys() <= options and schedule == kernel.schedule
 
 
 def price_again(cases: Sequence[dict[str, Any]], target: str, folder: Path | None) -> None:
@@ -241,13 +266,15 @@ def table(raw: dict[str, object]) -> str:
     machine: dict[str, str] = raw["machine"]  # type: ignore[assignment]
     gpu = machine.get("gpu")
     where = gpu or "Two cores of a shared virtual machine"
+    runs = f"{raw['rounds']} replays of a CUDA graph" if gpu else f"{raw['rounds']} runs"
+    times = f"Times are {'means of the middle half' if gpu else 'medians'} of {runs}"
     lines = [
         f"# Predicted against measured latency on {f'{gpu}, float16' if gpu else 'a CPU'}",
         "",
         "`laudc calibrate`, then `python scripts/latency_accuracy.py`. Random masks (stratified, a different one for",
-        f"every sample), random images and weights; medians of {raw['rounds']} runs; the prediction is for the very",
-        f"masks that were measured. {where}, {raw['calibrated']}. *Again*: the same",
-        "measured a second time.",
+        "every sample), random images and weights; the prediction is for the very masks that were measured.",
+        f"{where}, {raw['calibrated']}.",
+        f"{times}. *Again*: the same measured a second time.",
         "",
         "| plans | number | block: median error | p90 | again | net: median error | worst | over 10 % | again | rank |",
         "| --- " * 10 + "|",
@@ -292,10 +319,15 @@ def main() -> None:
     if options.table or options.price:
         raw = json.loads(raw_path.read_text())
     else:
-        found = measure_all(cases, options.target, options.rounds, options.calibration, options.jobs)
-        raw = {"machine": _machine(local_target()), "rounds": options.rounds, "cases": found}
+        least = LEAST_REPLAYS if load_target(options.target).kind == "cuda" else 1
+        rounds = max(options.rounds, least)
+        found = measure_all(cases, options.target, rounds, options.calibration, options.jobs)
+        raw = {"machine": _machine(local_target()), "rounds": rounds, "cases": found}
     if options.price:
-        price_again(raw["cases"], options.target, options.calibration)
+        try:
+            price_again(raw["cases"], options.target, options.calibration)
+        except InputError as error:
+            parser.exit(error.exit_code, f"{error}\n")
     if not options.table:
         calibration = calibrated(options.target, options.calibration)
         raw |= {"calibration": calibration.to_json(), "calibrated": calibration.words}

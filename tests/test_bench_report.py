@@ -57,6 +57,16 @@ def bench(batch: int, **networks: dict[float, float]) -> dict[str, Any]:
     }
 
 
+def test_blocks_too_short_to_measure_are_told_and_compared_with_nothing(report: ModuleType) -> None:
+    network = bench(128, net={1.0: 6.0, 0.5: 4.0})["networks"][0]
+    for one, short in zip(network["dynamic"], (0.0, None), strict=True):
+        one["blocks_ms"]["layer1.1"] = {"measured": short, "predicted": 0.01}
+    words = "blocks predicted within 25% (median), at worst 25% (layer1.0); 2 of 4 too short to measure"
+    assert report._block_words(network) == words
+    network["dynamic"] = [{"blocks_ms": {"layer1.1": {"measured": None, "predicted": 0.01}}}]
+    assert report._block_words(network) == "no block was measured; 1 of 1 too short to measure"
+
+
 TRITON = {"device": "a GPU", "batch": 128, "layers": [
     {"layer": "a", "errors": {"laudc": 1e-4, "Triton": 1e-4}, "rates": {
         "1": {"samples_ms": {"laudc": [1.0], "laudc, best tile": [1.0], "Triton": [2.0], "cuDNN, dense": [1.0]}}}},

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -14,6 +16,7 @@ from laudc.compare import relative_error
 from laudc.compiled import CompiledModel, lower, passes_for
 from laudc.dynamic_model import DynamicModel
 from laudc.errors import BuildError, InputError, ToolchainError
+from laudc.latency import measure
 from laudc.latency.planner import Search
 from laudc.passes.fuse_masker_conv import FuseMaskerConv
 from laudc.targets import TARGETS
@@ -273,6 +276,33 @@ def test_calls_from_several_threads_do_not_mix(dynamic: DynamicModel, compiled: 
     for thread in threads:
         thread.join()
     assert wrong == []
+
+
+def test_while_its_kernels_are_timed_on_a_gpu_nobody_else_runs_it(
+    compiled: CompiledModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone: list[bool] = []
+
+    class Marked:
+        """Replays of calls with marks between them, of a clock that stands."""
+
+        def __init__(self, calls: Sequence[object], marked: Sequence[int], *, overlapping: bool) -> None:
+            self._us = np.ones((22, len(marked)))
+            self()
+
+        def __call__(self) -> None:
+            alone.append(compiled.runner._lock.locked())
+
+        def between_us(self) -> np.ndarray:
+            alone.append(compiled.runner._lock.locked())
+            return self._us
+
+    monkeypatch.setattr(measure, "_Marked", Marked)
+    times = measure._on_gpu(compiled, IMAGE, {}, rounds=3)
+    assert list(times) == [step.name for step in compiled.lowering.executable.steps]
+    assert len(alone) == 2 * (1 + 2 + 3 + 1)
+    assert all(alone)
+    assert not compiled.runner._lock.locked()
 
 
 def test_every_call_with_forced_masks_has_its_own(dynamic: DynamicModel) -> None:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from laudc.compiled import CompiledModel
 
 _TOO_SLOW = 1
+_TOO_SHORT = None
+"""In JSON, of what is too short to measure."""
 
 
 @click.command("bench", short_help="Time it against every static variant.", context_settings=_options.SETTINGS)
@@ -113,7 +115,7 @@ def _facts(model: CompiledModel, result: Benchmark) -> dict[str, Any]:
         "versions": _versions(),
         "static_ms": {name: list(times) for name, times in result.static.items()},
         "static_peak_bytes": dict(result.static_bytes),
-        "static_blocks_ms": dict(result.static_blocks_ms),
+        "static_blocks_ms": {block: ms or _TOO_SHORT for block, ms in result.static_blocks_ms.items()},
         "not_run": dict(result.notes),
         "fastest_static": fastest(result.static),
         "fastest_third_party": result.best,
@@ -146,7 +148,10 @@ def _network_facts(result: Benchmark, network: Measured) -> dict[str, Any]:
                 "samples_ms": list(one.samples_ms),
                 "median_ms": one.ms,
                 "predicted_ms": one.predicted_ms,
-                "blocks_ms": {block: dict(zip(_TIMES, times, strict=True)) for block, times in one.blocks_ms.items()},
+                "blocks_ms": {
+                    block: {"measured": measured or _TOO_SHORT, "predicted": predicted}
+                    for block, (measured, predicted) in one.blocks_ms.items()
+                },
                 "of_fastest_third_party": one.ms / result.ms(result.best),
             }
             for one in network.dynamic
@@ -157,9 +162,6 @@ def _network_facts(result: Benchmark, network: Measured) -> dict[str, Any]:
         "peak_bytes": network.peak_bytes,
         "verdict": _verdict(result, network),
     }
-
-
-_TIMES = ("measured", "predicted")
 
 
 def _verdict(result: Benchmark, network: Measured) -> str:
@@ -223,15 +225,18 @@ def _print_blocks(result: Benchmark, network: Measured) -> None:
     from laudc.report.console import table
     from laudc.timing import digits
 
+    def block_words(ms: float) -> str:
+        return digits(ms) if ms else "too short"
+
     asked = network.asked
     heads = ("block", "static by laudc, ms", "measured ms", "predicted ms", "of predicted")
     rows = [
         (
             block,
-            digits(result.static_blocks_ms[block]) if block in result.static_blocks_ms else "",
-            digits(measured),
+            block_words(result.static_blocks_ms[block]) if block in result.static_blocks_ms else "",
+            block_words(measured),
             digits(predicted),
-            f"{measured / predicted:.2f}",
+            f"{measured / predicted:.2f}" if measured else "",
         )
         for block, (measured, predicted) in asked.blocks_ms.items()
     ]

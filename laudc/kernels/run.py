@@ -95,10 +95,6 @@ class Runner:
         for call in self._calls:
             call()
 
-    def _each(self) -> Iterator[tuple[Step, Callable[[], object]]]:
-        """Every call in order, for the loop to make."""
-        yield from zip(self.executable.steps, self._calls, strict=True)
-
     @contextmanager
     def _in_turn(self) -> Iterator[None]:
         """On a GPU the lock only orders the launches: the buffers are free when the last call's work is done."""
@@ -116,17 +112,22 @@ class Runner:
     def trace(self, x: Tensor, masks: Mapping[str, Tensor], watch: Watch) -> None:
         """A run in which every call writes over poison, and `watch` sees its operands and results (copies on the
         CPU, in their logical shape; an operand that is updated in place as it was before)."""
-        with self._lock, self._in_turn():
-            self._take(x, masks)
-            for step, call in self._each():
+        with self.held(x, masks) as calls:
+            for step, call in calls:
                 watch(step, *self.watched(step, call))
 
     def walk(self, x: Tensor, masks: Mapping[str, Tensor], visit: Visit) -> None:
         """A run in which `visit` makes every call itself, once or more often, such as to time it."""
+        with self.held(x, masks) as calls:
+            for step, call in calls:
+                visit(step, call)
+
+    @contextmanager
+    def held(self, x: Tensor, masks: Mapping[str, Tensor]) -> Iterator[Sequence[tuple[Step, Callable[[], object]]]]:
+        """Every call in order, to be made inside, once or more often; nobody else runs the network meanwhile."""
         with self._lock, self._in_turn():
             self._take(x, masks)
-            for step, call in self._each():
-                visit(step, call)
+            yield list(zip(self.executable.steps, self._calls, strict=True))
 
     def watched(self, step: Step, call: Callable[[], object]) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
         """Make a call of the step over poison: its operands and its results, as `trace` has them."""

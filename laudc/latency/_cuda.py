@@ -42,7 +42,7 @@ class CudaConstants:
 
     fp32_share: float = 0.6
     """Of the peak outside the tensor cores that the best tile reaches."""
-    tensor_share: float = 1.15
+    tensor_share: float = 1.12
     """Of the peak of the tensor cores that the best tile reaches."""
     waiting_share: float = 0.7
     """What is left where too few warps are resident to hide waits."""
@@ -56,25 +56,27 @@ class CudaConstants:
     """From the launch of a kernel until its blocks compute, and from the last result until the next may start."""
     block_clocks: float = 0.65
     """Handing out one block, with work or without: what blocks that find none cost; others hide it."""
-    task_us: float = 0.97
+    task_us: float = 1.01
     """Of a kernel with chains: until the first product, and from the last one to the end. In between blocks hide it."""
     listed_us: float = 0.9
     """Of a block with a chain that works by its sample's own lists: until it knows what to copy."""
-    step_clocks: float = 113.0
+    step_clocks: float = 44.0
     """A step of a chain, beside its copies and its multiply-adds: barriers."""
-    tile_l2_share: float = 1.95
+    wait_us: float = 0.83
+    """From asking for a step's operands until they are there, where nothing else asks."""
+    tile_l2_share: float = 2.04
     """Of a multiprocessor's part of the cache's speed, what copies reach; neighbours ask for the same lines."""
-    finish_bytes_per_clock: float = 18.0
+    finish_bytes_per_clock: float = 17.3
     """Of a multiprocessor, behind a chain."""
-    chained_l2_share: float = 2.5
+    chained_l2_share: float = 3.77
     """Of the cache's speed, what the copies of all chains reach together; clusters and neighbours share some."""
-    chained_dram_share: float = 1.3
+    chained_dram_share: float = 1.33
     """What kernels with chains reach while they move; that they stand still in between is counted beside it."""
-    meeting_us: float = 0.77
+    meeting_us: float = 0.99
     """The blocks of a cluster wait for each other."""
-    placing_clocks: float = 1140.0
+    placing_clocks: float = 1720.0
     """Of a block with a chain and work, on its place in a multiprocessor."""
-    idle_clocks: float = 680.0
+    idle_clocks: float = 789.0
     """Of one that finds none."""
 
 
@@ -113,7 +115,8 @@ def _chained(demand: Demand, target: Target, c: CudaConstants, resident: int) ->
     copied = demand.l2_bytes / (part * demand.efficiency)
     finished = demand.finish_bytes / (c.finish_bytes_per_clock * clock)
     work = max(multiplied, copied)
-    alone = multiplied + copied if demand.alternating else work
+    waited = max(copied, demand.chain * c.wait_us / demand.ahead)
+    alone = multiplied + waited if demand.alternating else max(multiplied, waited)
     alone += c.listed_us * demand.listed + demand.chain * c.step_clocks / clock + finished
     places = target.sm_count
     if demand.cluster > 1:

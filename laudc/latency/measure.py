@@ -26,13 +26,14 @@ from laudc.timing import cuda_ms, interleaved_ms
 
 _WARM_UP = 2
 _IN_A_GRAPH = 10
-_REPLAYS = 20
+LEAST_REPLAYS = 20
+"""On a GPU."""
 
 
 def step_us(compiled: CompiledModel, x: Tensor, masks: Mapping[str, Tensor], *, rounds: int) -> dict[str, float]:
     """Microseconds of every kernel call, by name, for these decisions. rounds: runs of all (GPU: at least 20)."""
     if compiled.target.kind == "cuda":
-        return _on_gpu(compiled, x, masks, max(rounds, _REPLAYS))
+        return _on_gpu(compiled, x, masks, max(rounds, LEAST_REPLAYS))
     seen: dict[str, list[float]] = {}
 
     def timed(step: Step, call: Callable[[], object]) -> None:
@@ -74,7 +75,7 @@ def _graph_of(call: Callable[[], object]) -> torch.cuda.CUDAGraph:
 
 
 def block_us(compiled: CompiledModel, x: Tensor, masks: Mapping[str, Tensor], *, rounds: int) -> dict[str, float]:
-    """The same by block, in order; what belongs to none is left out."""
+    """The same by block, in order; what belongs to none is left out. 0 is a block too short to measure."""
     times = step_us(compiled, x, masks, rounds=rounds)
     blocks: dict[str, float] = {}
     for step in compiled.lowering.executable.steps:
@@ -84,30 +85,33 @@ def block_us(compiled: CompiledModel, x: Tensor, masks: Mapping[str, Tensor], *,
 
 
 def _on_gpu(compiled: CompiledModel, x: Tensor, masks: Mapping[str, Tensor], rounds: int) -> dict[str, float]:
-    calls: dict[str, Callable[[], object]] = {}
-
-    def made(step: Step, call: Callable[[], object]) -> None:
-        call()
-        calls[step.name] = call
-
-    compiled.runner.walk(x, masks, made)
     overlaps = overlapping(compiled.lowering.executable)
-    each = _Marked(list(calls.values()), range(len(calls)), overlapping=overlaps)
-    ends = _Marked(list(calls.values()), (0,), overlapping=overlaps)
-    for _ in range(_WARM_UP + rounds):
-        each()
-        ends()
-    return dict(zip(calls, unmarked_us(each.between_us(), ends.between_us()), strict=True))
+    with compiled.runner.held(x, masks) as steps:
+        calls = [call for _, call in steps]
+        each = _Marked(calls, range(len(calls)), overlapping=overlaps)
+        ends = _Marked(calls, (0,), overlapping=overlaps)
+        for _ in range(_WARM_UP + rounds):
+            each()
+            ends()
+        times = unmarked_us(each.between_us(), ends.between_us())
+    return dict(zip((step.name for step, _ in steps), times, strict=True))
 
 
 def unmarked_us(each: np.ndarray, ends: np.ndarray) -> list[float]:
-    """What the kernels take without the marks between them: the marks' part is the same for each.
+    """What the kernels take without the marks between them, together what all of them do: the marks' part is the same
+    for each, but no more than all of it. 0 is a kernel too short to measure.
 
     each: (replays, kernels), microseconds from mark to mark. ends: (replays, 1), of all of them without marks between.
     """
     steps, whole = (_undisturbed(times) for times in (each, ends))
-    mark = (steps.sum() - whole.sum()) / len(steps)
-    return [max(0.0, float(step - mark)) for step in steps]
+    marked, mark = steps, 0.0
+    while len(marked):
+        mark = float(marked.sum() - whole.sum()) / len(marked)
+        longer = marked[marked > mark]
+        if len(longer) == len(marked):
+            break
+        marked = longer
+    return [max(0.0, float(step) - mark) for step in steps]
 
 
 def _undisturbed(times: np.ndarray) -> np.ndarray:

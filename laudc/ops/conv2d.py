@@ -20,6 +20,8 @@ tf32          products may be of numbers rounded to tf32, where x is float32 (`l
 gain          a number for every row, float32 (B, 1, H, W), which its sum and bias are multiplied by; with no masker
 sums          a second result, in place of the last operand: the channel sums of every sample (`_sums.py`), those of
               the rows that are computed added to what was there
+running       M > 0: a second result, in place of the last operand: what every sample's map adds to the keep logits of
+              the M layer maskers that may read it next (`_running.py`), as with sums
 masker        one more output column, stored apart: the masker's keep logit of every pixel (needs one more
               row of weights); the second result, float32 (B, 1, H, W)
 """
@@ -37,6 +39,7 @@ from torch import Tensor, nn
 
 from laudc.ops._lists import channels_of, rows_of, samples_of
 from laudc.ops._pointwise import after_affine, pointwise
+from laudc.ops._running import running_logits
 from laudc.ops._sums import channel_sums
 from laudc.ops.base import Call, Imports, Op, Operands, Spec
 from laudc.types import TensorType
@@ -67,6 +70,7 @@ class Conv2dSpec(Spec):
     channels_in: int = 0
     channels_out: int = 0
     sums: bool = False
+    running: int = 0
     masker: bool = False
     prologue: str | None = None
     gain: bool = False
@@ -84,13 +88,14 @@ class Conv2dSpec(Spec):
             "shortcut": self.shortcut > 0,
             "residual": self.residual != "none",
             "sums": self.sums,
+            "running": self.running > 0,
         }
         return tuple(operand for operand, is_there in present.items() if is_there)
 
     @property
     def in_place(self) -> Mapping[str, int]:
         updated = {"residual": 0} if self.residual == "in_place" else {}
-        return updated | ({"sums": 1} if self.sums else {})
+        return updated | ({"sums": 1} if self.sums else {}) | ({"running": 1} if self.running else {})
 
     @property
     def taps(self) -> int:
@@ -105,6 +110,8 @@ class Conv2dSpec(Spec):
             shapes["bias"] = (columns,)
         if self.prologue is not None:
             shapes |= {"scale": (self.in_channels,), "shift": (self.in_channels,)}
+        if self.running:
+            shapes["running_scale"] = (self.running, self.out_channels)
         return shapes
 
     def out_size(self, height: int, width: int) -> tuple[int, int]:
@@ -134,7 +141,9 @@ class Conv2dSpec(Spec):
         out = TensorType(shape=(batch, self.out_channels, height, width), dtype=x.dtype)
         logits = TensorType(shape=(batch, 1, height, width), dtype="float32")
         sums = TensorType(shape=(batch, self.out_channels), dtype="int64")
-        return (out, *([logits] if self.masker else []), *([sums] if self.sums else []))
+        running = TensorType(shape=(batch, self.running), dtype="int64")
+        beside = {logits: self.masker, sums: self.sums, running: self.running > 0}
+        return (out, *(type_ for type_, is_there in beside.items() if is_there))
 
     def out_map(self, operands: Operands) -> tuple[int, int, int]:
         """Batch, height and width of the map whose positions are computed."""
@@ -158,6 +167,7 @@ class Conv2d(Op):
     bias: Tensor
     scale: Tensor
     shift: Tensor
+    running_scale: Tensor
 
     def forward(self, x: Tensor, *others: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         spec = self.spec
@@ -180,15 +190,19 @@ class Conv2d(Op):
             if spec.residual == "dense":
                 out = out + named["residual"]
             out = pointwise(spec.activation, out)
-        return (out, named["sums"] + self._sums_of(out, named)) if spec.sums else out
+        if spec.sums:
+            return out, named["sums"] + channel_sums(self._computed(out, named))
+        if spec.running:
+            return out, named["running"] + running_logits(self._computed(out, named), self.running_scale)
+        return out
 
-    def _sums_of(self, out: Tensor, named: Mapping[str, Tensor]) -> Tensor:
-        """Of the samples that are computed; nothing of the others."""
+    def _computed(self, out: Tensor, named: Mapping[str, Tensor]) -> Tensor:
+        """The samples that are computed; zeros in place of the others."""
         if not self.spec.rows:
-            return channel_sums(out)
+            return out
         assert self.spec.samples, self.spec
         on = named["rows"].reshape(-1, 1, 1, 1) != 0
-        return channel_sums(torch.where(on, out, torch.zeros_like(out)))
+        return torch.where(on, out, torch.zeros_like(out))
 
     def _dense(self, x: Tensor, channels: Tensor | None) -> Tensor:
         if channels is None:

@@ -195,3 +195,16 @@ def test_blocks_are_printed_when_asked_for(cli: Cli, compiled: Path, clock: Any)
     said = cli("bench", str(compiled), "--quick", "--rounds", "3", "--blocks")
     rows = [line.split() for line in said.out.splitlines() if line.startswith(" blocks.")]
     assert [len(row) for row in rows] == [5, 5]
+
+
+def test_blocks_too_short_to_measure_are_called_so(cli: Cli, compiled: Path, clock: Any, monkeypatch: Any) -> None:
+    clock({"laudc": [2.0] * 3, **TORCH, **APART, **at(r1=5.0, r0_5=1.0)})
+    us = {"blocks.0": 0.0, "blocks.1": 12.0}
+    monkeypatch.setattr("laudc.benchmark.block_us", lambda *_, **__: us)
+    args = ("bench", str(compiled), "--quick", "--rounds", "3", "--blocks")
+    first, second = (line for line in cli(*args).out.splitlines() if line.startswith(" blocks."))
+    assert first.split()[:5] == ["blocks.0", "too", "short", "too", "short"]
+    assert second.split()[1:3] == ["0.012", "0.012"]
+    facts = json.loads(cli(*args, "--json").out)
+    assert facts["static_blocks_ms"] == {"blocks.0": None, "blocks.1": 0.012}
+    assert {one["blocks_ms"]["blocks.0"]["measured"] for one in facts["networks"][0]["dynamic"]} == {None}

@@ -54,6 +54,8 @@ class Case:
                 return TensorType(shape=(batch, 1, 1), dtype="float32")
             case "sums":
                 return TensorType(shape=(batch, spec.out_channels), dtype="int64")
+            case "running":
+                return TensorType(shape=(batch, spec.running), dtype="int64")
             case "rows":
                 return TensorType(shape=(batch + 1 + rows,), dtype="int32")
             case "shortcut":

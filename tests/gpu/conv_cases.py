@@ -279,6 +279,23 @@ TENSOR_CORE = (
     conv(
         "sums of 7x5, in place", in_channels=64, out_channels=64, residual="in_place", sums=True, size=(7, 5), **WHOLE
     ),
+    conv("2 logits of 72", in_channels=64, out_channels=72, bias=True, activation="relu", running=2, size=(4, 4)),
+    conv("1 logit of 264, residual", in_channels=128, out_channels=264, residual="dense", activation="relu", running=1),
+    conv("3 logits of 64, shortcut", in_channels=128, out_channels=64, shortcut=192, running=3, **HALVED),
+    conv(
+        "22 logits, settled", in_channels=512, out_channels=264, residual="in_place", settled=True, running=22, **WHOLE
+    ),
+    conv("40 logits of 136", in_channels=128, out_channels=136, residual="in_place", running=40, **WHOLE),
+    conv(
+        "5 logits of 7x5, 3x3",
+        in_channels=64,
+        out_channels=64,
+        residual="in_place",
+        running=5,
+        size=(7, 5),
+        **WHOLE,
+        **THREE,
+    ),
     Case(name="wide linear", spec=LinearSpec(in_features=192, out_features=1000, bias=True, activation="gelu")),
 )
 """What tensor-core schedules take, in float16."""

@@ -35,6 +35,7 @@ from laudc.compare import relative_error
 from laudc.kernels.build import Binary, build
 from laudc.kernels.kernel import Kernel
 from laudc.kernels.run import load_functions
+from laudc.ops import _running
 from laudc.ops._lists import make_channel_list, make_row_list
 from laudc.ops._sums import UNITS
 from laudc.ops.base import Op
@@ -220,6 +221,8 @@ def draw(case: Case, *, dtype: str, batch: int, rate: float, seed: int, device: 
         operands["residual"] = normal(batch, spec.out_channels, height, width).to(kind)
     if spec.sums:
         operands["sums"] = (normal(batch, spec.out_channels) * UNITS).to(torch.int64)
+    if spec.running:
+        operands["running"] = (normal(batch, spec.running) * _running.UNITS).to(torch.int64)
     return Draw(operands={"x": x, **operands}, weights=weights)
 
 

@@ -140,6 +140,7 @@ CHAINED = replace(
     placing_clocks=200,
     idle_clocks=50,
     listed_us=0.25,
+    wait_us=0.001,
 )
 CHAIN = Demand(unit="tensor_fp16", threads=512, macs=1_000_000, chain=4, tasks=10, registers=64)
 """A microsecond of products and .4 of barriers a block, two at once."""
@@ -158,6 +159,18 @@ def test_a_chain_is_waited_for_or_its_products_are() -> None:
     assert chained(replace(CHAIN, tasks=30)).compute_us == pytest.approx(0.5 + 3)
     slow = replace(CHAIN, chain=20)
     assert [chained(replace(slow, tasks=n)).compute_us for n in (10, 20, 30)] == pytest.approx([3.5, 3.5, 6.5])
+
+
+def test_a_step_is_waited_for_unless_enough_of_them_are_ahead() -> None:
+    slow = replace(CHAINED, wait_us=0.6)
+    alone = cuda_time(CHAIN, GPU, slow).total_us - chained(CHAIN).total_us
+    assert alone == pytest.approx(4 * 0.6 - 1)  # in place of a microsecond of products, which hide behind it
+    assert cuda_time(replace(CHAIN, ahead=3), GPU, slow).total_us == pytest.approx(chained(CHAIN).total_us)
+    turns = replace(CHAIN, alternating=True)
+    added = cuda_time(turns, GPU, slow).total_us - cuda_time(turns, GPU, CHAINED).total_us
+    assert added == pytest.approx(4 * (0.6 - 0.001))
+    busy = replace(CHAIN, tasks=40)
+    assert cuda_time(busy, GPU, slow).total_us < 4 * cuda_time(CHAIN, GPU, slow).total_us
 
 
 def test_a_chain_begins_when_its_lists_are_read() -> None:

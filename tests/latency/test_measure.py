@@ -27,5 +27,7 @@ def test_a_clock_that_ticks_slowly_is_averaged() -> None:
     assert unmarked_us(each, np.full((22, 1), 4.0)) == pytest.approx([1.5, 2.5])
 
 
-def test_no_kernel_takes_less_than_nothing() -> None:
-    assert unmarked_us(np.tile([0.1, 9.9], (22, 1)), np.full((22, 1), 8.0)) == pytest.approx([0, 8.9])
+def test_no_kernel_takes_less_than_nothing_and_together_they_take_what_all_of_them_do() -> None:
+    assert unmarked_us(np.tile([0.1, 9.9], (22, 1)), np.full((22, 1), 8.0)) == pytest.approx([0, 8])
+    assert unmarked_us(np.tile([0.1, 1.0, 9.9], (22, 1)), np.full((22, 1), 8.0)) == pytest.approx([0, 0, 8])
+    assert unmarked_us(np.tile([0.1, 9.9], (22, 1)), np.zeros((22, 1))) == [0, 0]

@@ -56,7 +56,9 @@ def names_of(program: Program) -> Counter[str]:
 
 
 @pytest.mark.parametrize("keep_first", [True, pytest.param(False, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("paradigms", [("channel",), ("channel", "layer"), ("layer+channel",)])
+@pytest.mark.parametrize(
+    "paradigms", [("channel",), pytest.param(("channel", "layer"), marks=pytest.mark.slow), ("layer+channel",)]
+)
 def test_nothing_changes_but_who_adds_up(paradigms: tuple[str, ...], keep_first: bool) -> None:
     """By the reference, and with every buffer really written where the update in place writes."""
     plain = network(*paradigms, keep_first=keep_first)

@@ -38,8 +38,8 @@ def network(*, keep_first: bool = False, dtype: str = "float16", paradigm: str =
 
 @cache
 def lowered(*, without: tuple[str, ...] = (), target: str = "h200", **how: Any) -> Program:
-    """`network` of these."""
-    return pipeline.run(network(**how), passes_for(TARGETS[target], None, without))[0]
+    """`network` of these, by passes that stop short of logits."""
+    return pipeline.run(network(**how), passes_for(TARGETS[target], None, (*without, "keep-logits")))[0]
 
 
 @pytest.mark.parametrize("keep_first", [True, pytest.param(False, marks=pytest.mark.slow)])
