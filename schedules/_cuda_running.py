@@ -20,6 +20,7 @@ from tvm.script import tirx as T
 
 from laudc.ops._running import UNITS
 from laudc.schedules._cuda_problem import Problem
+from laudc.schedules._cuda_sums import FROM_LANE
 from laudc.schedules._cuda_tiles import ROWS_A_LINE, TensorTile
 
 _ADD = f"""
@@ -31,11 +32,6 @@ _READ = """
 __device__ __forceinline__ void read_here(float* to, const float* from) {
   asm volatile("ld.global.nc.v4.f32 {%0, %1, %2, %3}, [%4];"
                : "=f"(to[0]), "=f"(to[1]), "=f"(to[2]), "=f"(to[3]) : "l"(from) : "memory");
-}
-"""
-_FROM_LANE = """
-__device__ __forceinline__ float from_lane(float value, int apart) {
-  return __shfl_xor_sync(0xffffffffu, value, apart);
 }
 """
 
@@ -123,7 +119,7 @@ def add_running(share: LogitShare) -> Any:
                     "from_lane",
                     total[0],
                     T.shift_right(lanes // 2, reach),
-                    source_code=_FROM_LANE,
+                    source_code=FROM_LANE,
                     return_type="float32",
                 )
             row: T.let = T.max((first + nth) * pixels - row_tile * bm, 0)

@@ -25,7 +25,7 @@ __device__ __forceinline__ void add_fixed(long long* sum, float value) {{
   atomicAdd((unsigned long long*)sum, (unsigned long long)__float2ll_rn(value * {UNITS}.0f));
 }}
 """
-_FROM_LANE = """
+FROM_LANE = """
 __device__ __forceinline__ float from_lane(float value, int apart) {
   return __shfl_xor_sync(0xffffffffu, value, apart);
 }
@@ -46,7 +46,7 @@ def sum_lines(share: WarpShare, tile: TensorTile) -> Any:
                         "from_lane",
                         mine[part * 8 + e],
                         T.shift_right(16, reach),
-                        source_code=_FROM_LANE,
+                        source_code=FROM_LANE,
                         return_type="float32",
                     )
             if lane < chunks:
