@@ -155,7 +155,8 @@ def _kernels(model: CompiledModel, image: Tensor, masks: Mapping[str, Tensor], r
     bar = BARS[model.dtype]
 
     def compare(step: Step, operands: tuple[Tensor, ...], results: tuple[Tensor, ...]) -> None:
-        expected, given = expected_results(step.op, operands, dtype=model.dtype), masks.get(step.masker)
+        given = masks.get(step.masker)
+        expected = expected_results(step.op, operands, dtype=model.dtype, given=given)
         error = kernel_error(step.op, operands, results, expected, given)
         where = f"{step.kernel.symbol} for %{step.name} ({step.block or 'outside the blocks'}) at rate {rate:g}"
         rung = Rung(name="kernel", where=where, error=error, bar=bar)

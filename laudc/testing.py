@@ -290,7 +290,7 @@ def random_masks_like(program: Program, *, rate: float, batch: int, seed: int = 
     masks = {}
     for node, op in program.ops():
         if isinstance(op, Masker):
-            units = types_of(node)[0].shape[1:]
+            units = types_of(node)[op.first].shape[1:]
             masks[op.key] = (torch.rand(batch, *units, generator=generator) < rate).float()
     return masks
 

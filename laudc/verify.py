@@ -40,8 +40,10 @@ def _leaves_rows_undefined(spec: Spec) -> bool:
 
 def _verify_rows(program: Program, node: fx.Node) -> None:
     """What is undefined outside the listed rows is only read by row."""
-    for user in node.users:
-        op = program.op(user)
-        by_row = op is not None and (op.spec.name == "gather" or getattr(op.spec, "rows", False))
-        by_row = by_row and user.args[0] is node
-        assert by_row, f"%{user.name} reads rows of %{node.name} that nobody computed"
+    maps = [node] if len(types_of(node)) == 1 else [value for value in node.users if value.args[1] == 0]
+    for made in maps:
+        for user in made.users:
+            op = program.op(user)
+            by_row = op is not None and (op.spec.name == "gather" or getattr(op.spec, "rows", False))
+            by_row = by_row and user.args[0] is made
+            assert by_row, f"%{user.name} reads rows of %{node.name} that nobody computed"

@@ -17,6 +17,7 @@ from torch import fx
 
 from laudc.defaults import DEFAULT_RATE
 from laudc.errors import BuildError
+from laudc.ops._masker import Masker
 from laudc.passes.base import Pass
 from laudc.program import Program, input_type, is_view, type_of, types_of
 from laudc.schedules import Work
@@ -67,6 +68,7 @@ class BindKernels(Pass):
 
 
 def _work_of(program: Program, node: fx.Node) -> Work:
+    """What the kernel does; the name that a masker's decisions go by is no part of it."""
     op = program.op(node)
     if op is None:
         what = getattr(node.target, "__name__", str(node.target))
@@ -75,7 +77,8 @@ def _work_of(program: Program, node: fx.Node) -> Work:
             "replace it in the model, or add a file to laudc/ops/",
         )
     operands = tuple(type_of(value) for value in node.args[: len(op.spec.operands)])
-    return Work(spec=op.spec, operands=operands, results=types_of(node))
+    spec = op.unnamed if isinstance(op, Masker) else op.spec
+    return Work(spec=spec, operands=operands, results=types_of(node))
 
 
 def needs_no_kernel(program: Program, node: fx.Node) -> bool:

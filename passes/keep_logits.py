@@ -1,18 +1,19 @@
-"""Layer maskers read a number, not sums: who writes the map knows what it is worth to each masker that may read it.
+"""Layer maskers cost one number a sample: who writes the map knows what it is worth to each masker that may read it.
 
     %s = zero_sums(%i)                                     %s = zero_sums(%i)
     %y, %t = conv2d(sums)(..., %s)                         %y, %t = conv2d(running=2)(..., %s)
-    %m, %l, %u = sums_masker(%t)                           %m, %l, %u = running_masker(%t)
-    %z, %v = conv2d(samples, in_place, sums)(..., %u)  ->  %z, %v = conv2d(samples, in_place, running=2)(..., %u)
-    %n, %k, %w = sums_masker(%v)                           %n, %k, %w = running_masker(%v)
+    %m, %l, %u = sums_masker(%t)
+    %a = conv2d(samples)(%y, %m)                           %a, %m, %l, %n, %u = deciding_conv2d(%y, %t)
+    %z, %v = conv2d(samples, in_place, sums)(%a, %m, %u)   %z, %v = conv2d(samples, listed, running=2)(%a, %n, %u)
 
-A map that is skipped stays, and so do its logits. Each masker hands those of the others on, the next one's first; so
-all convolutions of a run look alike, and those at its end add zeros for maskers that do not come. A run is taken whole,
-from sums of nothing on, where nobody else reads the sums and the target has kernels for it.
+A map that is skipped stays, and so do its logits; what is on begins anew, at nothing, for the maskers that come. The
+decision is made by the convolution that is the first to need it, so it costs no kernel of its own. A run is taken
+whole, from sums of nothing on, where nobody else reads the sums and the target has kernels for it.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import cast
@@ -20,23 +21,37 @@ from typing import cast
 import torch
 from torch import fx, nn
 
+from laudc.ops.base import Spec
 from laudc.ops.conv2d import Conv2d
-from laudc.ops.running_masker import RunningMasker, RunningMaskerSpec
+from laudc.ops.deciding_conv2d import DecidingConv2d, DecidingConv2dSpec
 from laudc.ops.sums_masker import SumsMasker
 from laudc.ops.zero_sums import ZeroSums, ZeroSumsSpec
 from laudc.passes.base import Pass
-from laudc.program import Program, set_op, type_of
+from laudc.program import Program, elements, set_op, type_of
 from laudc.targets import TARGETS, Target
 from laudc.types import TensorType
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Turn:
+    """A convolution that adds to the sums, the masker that decides on them, and the convolutions that obey it."""
+
+    adds: fx.Node
+    masker: fx.Node
+    first: fx.Node
+    others: tuple[fx.Node, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Run:
-    """Sums of nothing, the convolutions that add to them, and behind each the masker that decides on them."""
+    """Sums of nothing, and whose turn it is then, one after another."""
 
     begin: fx.Node
-    convs: tuple[fx.Node, ...]
-    maskers: tuple[fx.Node, ...]
+    turns: tuple[Turn, ...]
+
+    @property
+    def logits(self) -> TensorType:
+        return TensorType(shape=(type_of(self.begin).shape[0], len(self.turns)), dtype="int64")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,17 +73,30 @@ def _runs(program: Program) -> Iterator[Run]:
     for node in list(program.nodes):
         if not isinstance(program.op(node), ZeroSums):
             continue
-        convs, maskers, value = list[fx.Node](), list[fx.Node](), [node]
+        turns, value = list[Turn](), [node]
         while len(value) == 1:
-            conv = _only_reader(program, value[0], Conv2d)
-            masker = conv and _only_reader(program, _result(conv, 1), SumsMasker)
-            if conv is None or masker is None or not cast(Conv2d, program.op(conv)).spec.sums:
+            turn = _turn(program, value[0])
+            if turn is None:
                 break
-            convs.append(conv)
-            maskers.append(masker)
-            value = [left for left in masker.users if left.args[1] == 2 and left.users]
+            turns.append(turn)
+            value = [left for left in turn.masker.users if left.args[1] == 2 and left.users]
         else:
-            yield Run(begin=node, convs=tuple(convs), maskers=tuple(maskers))
+            yield Run(begin=node, turns=tuple(turns))
+
+
+def _turn(program: Program, sums: fx.Node) -> Turn | None:
+    conv = _only_reader(program, sums, Conv2d)
+    masker = conv and _only_reader(program, _result(conv, 1), SumsMasker)
+    if conv is None or masker is None or not _conv(program, conv).spec.sums:
+        return None
+    obey = sorted(user for user in _result(masker, 0).users if user.op != "output")
+    if not obey or not all(type(program.op(node)) is Conv2d and _conv(program, node).spec.samples for node in obey):
+        return None
+    return Turn(adds=conv, masker=masker, first=obey[0], others=tuple(obey[1:]))
+
+
+def _conv(program: Program, node: fx.Node) -> Conv2d:
+    return cast(Conv2d, program.op(node))
 
 
 def _result(node: fx.Node, index: int) -> fx.Node:
@@ -83,40 +111,68 @@ def _only_reader(program: Program, value: fx.Node, kind: type[Conv2d | SumsMaske
 def _has_kernels(program: Program, run: Run, target: Target) -> bool:
     from laudc.latency.search import has_kernel
 
-    logits = _logits_type(program, run)
-    convs = {
-        (
-            conv.replaced(sums=False, running=logits.shape[1]).spec,
-            tuple(type_of(cast(fx.Node, x)) for x in node.args[:-1]),
-        )
-        for node in run.convs
-        if isinstance(conv := program.op(node), Conv2d)
-    }
-    return all(has_kernel(spec, (*operands, logits), target) for spec, operands in convs) and has_kernel(
-        RunningMaskerSpec(key="", maskers=logits.shape[1]), (logits,), target
-    )
+    return all(has_kernel(spec, operands, target) for spec, operands in set(_works(program, run)))
 
 
-def _logits_type(program: Program, run: Run) -> TensorType:
-    return TensorType(shape=(type_of(run.begin).shape[0], len(run.maskers)), dtype="int64")
+def _works(program: Program, run: Run) -> Iterator[tuple[Spec, tuple[TensorType, ...]]]:
+    """What the target has to have kernels for."""
+    adds, count = {turn.adds for turn in run.turns}, len(run.turns)
+    obey = {node for turn in run.turns for node in turn.others}
+    listed = TensorType(shape=(run.logits.shape[0] + 1,), dtype="int32")
+    for node in sorted(adds | obey):
+        conv, types = _conv(program, node), [type_of(value) for value in _operands(node)]
+        if node in obey:
+            conv, types[1] = conv.replaced(listed=True), listed
+        if node in adds:
+            conv, types[-1] = conv.replaced(sums=False, running=count), run.logits
+        yield conv.spec, tuple(types)
+    for turn in run.turns:
+        x, _, *others = (type_of(value) for value in _operands(turn.first))
+        yield _deciding_spec(_conv(program, turn.first), "", count), (x, run.logits, *others)
+
+
+def _operands(node: fx.Node) -> tuple[fx.Node, ...]:
+    return cast("tuple[fx.Node, ...]", node.args)
+
+
+def _deciding_spec(conv: Conv2d, key: str, maskers: int) -> DecidingConv2dSpec:
+    fields = {field.name: getattr(conv.spec, field.name) for field in dataclasses.fields(conv.spec)}
+    return DecidingConv2dSpec(**fields, key=key, maskers=maskers)
 
 
 def _rewrite(program: Program, run: Run) -> None:
-    count = len(run.maskers)
+    count = len(run.turns)
     set_op(program, run.begin, ZeroSums(ZeroSumsSpec(channels=count)), tuple(run.begin.all_input_nodes))
-    maskers = [cast(SumsMasker, program.op(node)) for node in run.maskers]
+    maskers = [cast(SumsMasker, program.op(turn.masker)) for turn in run.turns]
     worth = torch.stack([(one.weight[0] - one.weight[1]).detach().float() for one in maskers])
-    for index, (conv, masker) in enumerate(zip(run.convs, run.maskers, strict=True)):
-        adding = cast(Conv2d, program.op(conv)).replaced(sums=False, running=count)
+    for index, turn in enumerate(run.turns):
+        adding = _conv(program, turn.adds).replaced(sums=False, running=count)
         scale = torch.zeros_like(worth)
-        scale[: count - index] = worth[index:]
+        scale[index:] = worth[index:]
         adding.register_parameter("running_scale", nn.Parameter(scale))
-        set_op(program, conv, adding, cast("tuple[fx.Node, ...]", conv.args))
-        deciding = RunningMasker(RunningMaskerSpec(key=maskers[index].key, maskers=count))
-        deciding.register_parameter("bias", cast(nn.Parameter, maskers[index].bias))
-        sums, masks = masker.args
-        set_op(program, masker, deciding, (cast(fx.Node, sums),))
-        masker.args = (sums, masks)
+        set_op(program, turn.adds, adding, _operands(turn.adds))
+        _decide(program, turn, maskers[index], index, count)
+
+
+def _decide(program: Program, turn: Turn, masker: SumsMasker, index: int, count: int) -> None:
+    """Let the first convolution decide in the place of the masker, and the others read its list."""
+    conv, readers = _conv(program, turn.first), list(turn.first.users)
+    deciding = DecidingConv2d.with_weights_of(conv, _deciding_spec(conv, masker.key, count))
+    deciding.register_parameter("decision_bias", cast(nn.Parameter, masker.bias))
+    deciding.register_buffer("turn", torch.tensor([float(index)]))
+    x, _, *others = _operands(turn.first)
+    sums, masks = turn.masker.args
+    set_op(program, turn.first, deciding, (x, cast(fx.Node, sums), *others))
+    turn.first.args = (*turn.first.args, masks)
+    out, *decided, listed, left = elements(turn.first, "map", "mask", "logits", "samples", "running")
+    for reader in readers:
+        reader.replace_input_with(turn.first, out)
+    for node in turn.others:
+        x, _, *others = _operands(node)
+        set_op(program, node, _conv(program, node).replaced(listed=True), (x, listed, *others))
+    for before, after in zip((0, 1, 2), (*decided, left), strict=True):
+        for value in [value for value in turn.masker.users if value.args[1] == before]:
+            value.replace_all_uses_with(after)
 
 
 PASS = KeepLogits

@@ -5,17 +5,20 @@
     %b = conv2d(samples)(%a, %m)               ->     settled: the decision was made two kernels ago
     %c = conv2d(samples, in_place)(%b, %m, %x)        settled, and what %x holds too
 
-A kernel on samples lets the next one begin only when all that came before it is done (`_cuda_overlap`); so the kernel
-right behind it finds every decision, and every map, but the one that it makes.
+A kernel on samples lets the next one begin only when all that came before it is done, and one that decides when its
+list is written (`_cuda_overlap`); so the kernel right behind it finds every decision, and every map, but the one that
+it makes.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 from torch import fx
 
 from laudc.ops.conv2d import Conv2d
+from laudc.ops.deciding_conv2d import DecidingConv2d
 from laudc.passes.base import Pass
 from laudc.program import Program, is_view, set_op
 
@@ -42,15 +45,19 @@ def _settled(program: Program) -> list[fx.Node]:
     for node, _ in program.ops():
         if is_view(program, node):
             continue
-        if _on_samples(program, node) and ahead is not None and ahead.args[1] is node.args[1]:
+        decided = _decided_by(program, node)
+        if decided is not None and decided is ahead and decided is not node:
             found.append(node)
-        ahead = node if _on_samples(program, node) else None
+        ahead = decided
     return found
 
 
-def _on_samples(program: Program, node: fx.Node) -> bool:
+def _decided_by(program: Program, node: fx.Node) -> fx.Node | None:
+    """What told a convolution on samples which those are: a masker, or a convolution that decides."""
     op = program.op(node)
-    return isinstance(op, Conv2d) and op.spec.samples
+    if not isinstance(op, Conv2d) or not op.spec.samples:
+        return None
+    return node if isinstance(op, DecidingConv2d) else cast(fx.Node, node.args[1]).all_input_nodes[0]
 
 
 PASS = Settle

@@ -3,8 +3,9 @@
 # The functions below are TVMScript: TVM reads their text, Python never runs them.
 """What a tensor-core kernel does before the one ahead of it is done, on chips that can (sm_90 on).
 
-lets the next one be placed      at once; on samples only after its own wait, so that the next one may look at
-                                 whatever was made before this one (`passes/settle.py`)
+lets the next one be placed      at once; on samples only after its own wait, and where it decides when the list is
+                                 written, so that the next one may look at that and at whatever was made before this
+                                 one (`passes/settle.py`)
 brings its weights to L2         each line by one of up to `SHARERS` blocks that read it
 where its rows are known by then: its table of rows, the first stages of its weights, and its residual on samples
 """
@@ -56,7 +57,7 @@ def wait_for_ahead(p: Problem, tile: TensorTile) -> Any:
     def wait():
         if tile.overlapping:
             T.ptx.griddepcontrol.wait()
-            if p.samples:
+            if p.samples and p.deciding == 0:
                 T.ptx.griddepcontrol.launch_dependents()
 
     return wait

@@ -20,6 +20,7 @@ from torch import Tensor
 from laudc.ops._pointwise import POINTWISE
 from laudc.ops.base import Spec
 from laudc.ops.conv2d import Conv2dSpec
+from laudc.ops.deciding_conv2d import DecidingConv2dSpec
 from laudc.ops.linear import LinearSpec
 from laudc.schedules._prologue import refuse_prologue
 from laudc.schedules.base import Work
@@ -57,6 +58,9 @@ class Problem:
     activation: str
     rows: bool
     samples: bool
+    listed: bool
+    deciding: int
+    """Of how many running logits one decides on samples; 0: they are known."""
     settled: bool
     gathered: bool
     compact: bool
@@ -168,6 +172,8 @@ def _linear(work: Work, spec: LinearSpec) -> Problem:
         activation=spec.activation,
         rows=False,
         samples=False,
+        listed=False,
+        deciding=0,
         settled=False,
         gathered=False,
         compact=False,
@@ -216,6 +222,8 @@ def _conv2d(work: Work, spec: Conv2dSpec) -> Problem:
         activation=spec.activation,
         rows=spec.rows,
         samples=spec.samples,
+        listed=spec.listed,
+        deciding=spec.maskers if isinstance(spec, DecidingConv2dSpec) else 0,
         settled=spec.settled,
         gathered=gathered,
         compact=spec.compact,
@@ -259,6 +267,8 @@ def _contradiction(spec: Conv2dSpec) -> str | None:
         return "a gathered or compact matrix needs a row list"
     if spec.samples and (not spec.rows or spec.gathered or spec.compact):
         return "decisions on whole samples take the place of a row list, over maps"
+    if spec.listed and not spec.samples:
+        return "a list of samples is for a convolution on whole samples"
     if spec.sums and (spec.compact or spec.channels_out or spec.masker or (spec.rows and not spec.samples)):
         return "channel sums are of maps of whole samples, of all their channels"
     if spec.running and (spec.sums or spec.compact or channel_lists or spec.masker or (spec.rows and not spec.samples)):

@@ -10,7 +10,7 @@ from tvm import tirx
 from tvm.script import tirx as T
 
 from laudc.schedules._cuda_problem import Problem
-from laudc.schedules._cuda_samples import found_on, nth_on, samples_on, scan_samples
+from laudc.schedules._cuda_samples import found_on, listed_sample, nth_on, samples_on, scan_samples
 from laudc.schedules._cuda_tir import Number, all_of
 
 FAR = -(1 << 20)
@@ -19,6 +19,8 @@ FAR = -(1 << 20)
 
 def row_count(p: Problem, rows: tirx.Buffer, batch: Number) -> Number:
     """How many rows of work the whole batch has; with a list it is known on the device alone."""
+    if p.listed:
+        return looked_up_count(p, look_up(p, rows, batch, 0))
     if p.samples:
         return samples_on(rows, batch) * p.pixels
     return rows[batch] if p.rows else batch * p.pixels
@@ -48,7 +50,7 @@ def row_at(p: Problem, rows: tirx.Buffer, batch: Number, position: Number, end: 
 
 def look_up(p: Problem, rows: tirx.Buffer, batch: Number, position: Number) -> Number:
     """At once what `row_count` and `row_at` tell of decisions on whole samples, for the two functions below."""
-    return scan_samples(rows, batch, T.truncdiv(position, p.pixels))
+    return (listed_sample if p.listed else scan_samples)(rows, batch, T.truncdiv(position, p.pixels))
 
 
 def looked_up_count(p: Problem, scanned: Number) -> Number:

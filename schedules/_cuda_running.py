@@ -92,18 +92,21 @@ def add_running(share: LogitShare) -> Any:
     def add(lines, out_shared, place_shared, own_worth, running, row_tile, rank, thread):
         column_sums = out_shared.view("float32")
         first: T.let = div(row_tile * bm, pixels)
+        of_sample = T.alloc_local((samples,), "float32")
         for i in T.unroll(passes):
             column: T.let = i * threads + thread
             if column < bn:
                 for nth in T.unroll(samples):
-                    column_sums[nth * bn + column] = T.float32(0)
+                    of_sample[nth] = T.float32(0)
                 for block in T.unroll(blocks):
                     if split == 1 or block % split == rank:
                         its: T.let = div(row_tile * bm + block * ROWS_A_LINE, pixels) - first
                         for part in T.unroll(2):
-                            # Past the last sample of the tile a line has nothing to add.
-                            at: T.let = T.min(its + part, samples - 1) * bn + column
-                            column_sums[at] = column_sums[at] + lines[(block * 2 + part) * bn + column]
+                            line: T.let = lines[(block * 2 + part) * bn + column]
+                            for nth in T.unroll(samples):
+                                of_sample[nth] = of_sample[nth] + T.Select(its + part == nth, line, T.float32(0))
+                for nth in T.unroll(samples):
+                    column_sums[nth * bn + column] = of_sample[nth]
         T.cuda.cta_sync()
         total = T.alloc_local((1,), "float32")
         for nth in T.unroll(samples):
@@ -124,7 +127,7 @@ def add_running(share: LogitShare) -> Any:
                 )
             row: T.let = T.max((first + nth) * pixels - row_tile * bm, 0)
             place: T.let = T.if_then_else(row < bm, place_shared[T.min(row, bm - 1)], -1)
-            if mod(thread, lanes) == 0 and div(thread, lanes) < maskers and place >= 0:
+            if mod(thread, lanes) == 0 and div(thread, lanes) < maskers and place >= 0 and total[0] != T.float32(0):
                 T.cuda.func_call(
                     "add_logit",
                     running.ptr_to([div(place, pixels), div(thread, lanes)]),

@@ -1,5 +1,9 @@
 # mypy: allow-untyped-defs, allow-untyped-calls
-"""Decisions on whole samples, read by the kernels themselves: a warp looks at 32 samples at a time."""
+"""Decisions on whole samples, read by the kernels themselves.
+
+decisions   a warp looks at 32 samples at a time
+list        how many are on, and the n-th of them, read at once
+"""
 
 from __future__ import annotations
 
@@ -17,6 +21,20 @@ __device__ __forceinline__ int samples_on(const float* on, int batch) {
     found += __popc(__ballot_sync(0xffffffffu, sample < batch && __ldcg(on + sample) != 0.0f));
   }
   return found;
+}
+"""
+
+NTH_BIT = """
+__device__ __forceinline__ int nth_bit(unsigned bits, int rest) {
+  int low = 0;
+#pragma unroll
+  for (int half = 16; half; half >>= 1) {
+    int below = __popc((bits >> low) & ((1u << half) - 1u));
+    bool above = rest >= below;
+    rest -= above ? below : 0;
+    low += above ? half : 0;
+  }
+  return low;
 }
 """
 
@@ -44,17 +62,18 @@ __device__ __forceinline__ long long scan_samples(const float* on, int batch, in
       here = here || in_it;
       before += count;
     }
-    int low = 0;
-#pragma unroll
-    for (int half = 16; half; half >>= 1) {
-      int below = __popc((bits >> low) & ((1u << half) - 1u));
-      bool above = rest >= below;
-      rest -= above ? below : 0;
-      low += above ? half : 0;
-    }
+    int low = nth_bit(bits, rest);
     found = here ? at + low : found;
   }
   return ((long long)before << 32) | found;
+}
+"""
+
+
+_LISTED = """
+__device__ __forceinline__ long long listed_sample(const int* listed, int batch, int n) {
+  int found = __ldcg(listed), nth = __ldcg(listed + 1 + (n < batch ? n : 0));
+  return ((long long)found << 32) | (n < found ? nth : 0);
 }
 """
 
@@ -68,8 +87,13 @@ def scan_samples(decisions: tirx.Buffer, batch: Any, n: Any) -> Any:
     """How many are on, times 2^32, and the number of the n-th of them, 0 past the last. Every thread of a warp has to
     ask, each for its own n."""
     return T.cuda.func_call(
-        "scan_samples", decisions.ptr_to([0, 0, 0]), batch, n, source_code=_SCAN, return_type="int64"
+        "scan_samples", decisions.ptr_to([0, 0, 0]), batch, n, source_code=NTH_BIT + _SCAN, return_type="int64"
     )
+
+
+def listed_sample(listed: tirx.Buffer, batch: Any, n: Any) -> Any:
+    """How many are on, times 2^32, and the number of the n-th of them, 0 past the last."""
+    return T.cuda.func_call("listed_sample", listed.ptr_to([0]), batch, n, source_code=_LISTED, return_type="int64")
 
 
 def found_on(scanned: Any) -> Any:

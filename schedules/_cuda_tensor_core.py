@@ -19,7 +19,8 @@ from tvm.ir import IRModule
 from tvm.script import tirx as T
 
 from laudc.schedules._cuda_cluster import add_up, meet
-from laudc.schedules._cuda_instructions import mma, wgmma, wgmma_flags
+from laudc.schedules._cuda_deciding import decide
+from laudc.schedules._cuda_instructions import wgmma, wgmma_flags
 from laudc.schedules._cuda_overlap import SHARERS, announce, reads_ahead, rows_known, wait_for_ahead, weights_to_l2
 from laudc.schedules._cuda_problem import Problem
 from laudc.schedules._cuda_prologue import changes, wait_and_change
@@ -41,6 +42,7 @@ from laudc.schedules._cuda_sums import add_lines
 from laudc.schedules._cuda_tensor_finish import read_added, round_off, store_rows
 from laudc.schedules._cuda_tiles import TensorTile
 from laudc.schedules._cuda_tir import arguments_of, flat, module_of, run_of
+from laudc.schedules._cuda_warp_step import warp_step
 from laudc.schedules._cuda_warps import WarpShare
 
 _UNIFORM = "__device__ __forceinline__ int warp_uniform(int v) { return __shfl_sync(0xffffffff, v, 0, 32); }\n"
@@ -66,15 +68,13 @@ def tensor_core_module(p: Problem, tile: TensorTile) -> IRModule:
     old_map = added and p.settled and reads_ahead(p, tile)
     residual_early = tile.early == 1 or old_map
     share = WarpShare(tile=tile)
-    tall, wide, own_sums, all_sums = share.tall, share.wide, share.own_sums, share.sums
+    tall, wide, all_sums = share.tall, share.wide, share.sums
     assert all(size % pass_rows == 0 for size in (bm, bn)), tile
     assert min(ahead, tall, share.lines) >= 1, tile
     assert wide % 16 == 0, tile
 
     copy_x, copy_w = "cp.async.cg.shared.global", "cp.async.cg.shared.global.L2::128B"
-    multiply, flags, multiply_warp = wgmma(p, bn + tile.extra), wgmma_flags(p), mma(p)
-    ldmatrix_half = "ldmatrix.sync.aligned.m8n8.x2.shared.b16"
-    ldmatrix = "ldmatrix.sync.aligned.m8n8.x4.shared.b16"
+    multiply, flags, multiply_warp = wgmma(p, bn + tile.extra), wgmma_flags(p), warp_step(p, tile)
     div, mod, xor = T.truncdiv, T.truncmod, T.bitwise_xor
 
     read_residual, put_rounded, store = read_added(p, tile), round_off(p, tile), store_rows(p, tile)
@@ -90,7 +90,9 @@ def tensor_core_module(p: Problem, tile: TensorTile) -> IRModule:
     weight_rows = padded + tile.extra
     args = arguments_of(p, (weight_rows, p.depth), weight_rows)
     most = row_tiles(p, args.batch, bm)
-    blocks, sharers = tile.blocks or column_tiles * most, T.min(most, SHARERS)
+    tiles, sharers = column_tiles * most, T.min(most, SHARERS)
+    blocks = tile.blocks or tiles + (p.deciding > 0)
+    take_decisions = decide(p, tile)
 
     @T.prim_func
     def kernel(
@@ -99,11 +101,17 @@ def tensor_core_module(p: Problem, tile: TensorTile) -> IRModule:
         gain: args.gain,
         shortcut: args.shortcut,
         residual: args.residual,
+        given: args.given,
         weight: args.weight,
         bias: args.bias,
         prologue: args.prologue,
         worth: args.worth,
+        decision: args.decision,
         out: args.out,
+        mask: args.mask,
+        keep: args.keep,
+        listed: args.listed,
+        deciding: args.deciding,
         logits: args.logits,
         sums: args.sums,
         running: args.running,
@@ -158,23 +166,34 @@ def tensor_core_module(p: Problem, tile: TensorTile) -> IRModule:
         if changes(p):
             x_tap = T.alloc_local((1,), "int32")
             x_block = T.alloc_local((1,), "int32")
+        scanned = T.alloc_local((1,), "int64")
         first_step: T.let = rank * own_steps
         end_step: T.let = T.min(first_step + own_steps, steps)
         begin()
         ask_for_weights(
             weight_flat, mod(block, column_tiles) * bn, first_step, div(block, column_tiles), sharers, thread
         )
+        if p.deciding > 0:
+            own_decision = T.alloc_local((2,), "float32")
+            for i in T.unroll(2):
+                own_decision[i] = decision[i]
         if not known:
             wait()
-        if at_once:
-            scanned: T.let = look_up(p, rows, batch, div(block, column_tiles) * bm + thread)
-        total: T.let = looked_up_count(p, scanned) if at_once else row_count(p, rows, batch)
+        if p.deciding > 0:
+            nth: T.let = div(div(block, column_tiles) * bm + thread, p.pixels)
+            last: T.let = block == tiles and rank == 0
+            take_decisions(scanned, deciding, own_decision, given, batch, nth, x_shared, mask, keep, listed, last)
+        elif at_once:
+            scanned[0] = look_up(p, rows, batch, div(block, column_tiles) * bm + thread)
+        total: T.let = looked_up_count(p, scanned[0]) if at_once else row_count(p, rows, batch)
 
         @T.inline
         def make_tile(column_tile, row_tile):
             if thread < bm:
                 position: T.let = row_tile * bm + thread
-                row: T.let = looked_up_row(p, scanned, position) if at_once else row_at(p, rows, batch, position, total)
+                row: T.let = (
+                    looked_up_row(p, scanned[0], position) if at_once else row_at(p, rows, batch, position, total)
+                )
                 start_shared[thread] = window_start(p, position, row)
                 taps_shared[thread] = tap_bits(p, row, position < total)
                 place_shared[thread] = T.if_then_else(position < total, position if p.compact else row, -1)
@@ -322,53 +341,13 @@ def tensor_core_module(p: Problem, tile: TensorTile) -> IRModule:
                     read_residual(old, added_flat, place_shared, column_tile, my_row, my_column, lane)
                 T.ptx.wgmma.wait_group.sync.aligned(0)
             else:
-                a = T.alloc_local((tall * 4,), "uint32")
-                b = T.alloc_local((wide // 4,), "uint32")
-                b_extra = T.alloc_local((2,), "uint32")
-                a_row: T.let = (my_row + mod(lane, 16)) * line
-                b_row: T.let = (my_column + mod(lane, 8) + div(lane, 16) * 8) * line
-                a_chunk: T.let = xor(div(lane, 16), mod(lane, 8)) * piece
-                extra_row: T.let = (bn + mod(lane, 8)) * line
-                b_chunk: T.let = xor(mod(div(lane, 8), 2), mod(lane, 8)) * piece
                 for _ in T.serial(end_step - first_step):
                     wait_for_x()
                     T.cuda.cta_sync()
                     load()
-                    for k in T.unroll(4):
-                        for m in T.unroll(tall):
-                            T.ptx[ldmatrix](
-                                *run_of(a, m * 4, 4),
-                                x_shared.ptr_to(
-                                    [stage[0] * x_stage + a_row + m * 16 * line + xor(a_chunk, k * 2 * piece)]
-                                ),
-                            )
-                        for j in T.unroll(wide // 16):
-                            T.ptx[ldmatrix](
-                                *run_of(b, j * 4, 4),
-                                w_shared.ptr_to(
-                                    [stage[0] * w_stage + b_row + j * 16 * line + xor(b_chunk, k * 2 * piece)]
-                                ),
-                            )
-                        if p.masker and my_column == 0:
-                            T.ptx[ldmatrix_half](
-                                *run_of(b_extra, 0, 2),
-                                w_shared.ptr_to([stage[0] * w_stage + extra_row + xor(b_chunk, k * 2 * piece)]),
-                            )
-                        for m in T.unroll(tall):
-                            if p.masker and my_column == 0:
-                                T.ptx[multiply_warp](
-                                    *run_of(acc, m * all_sums + own_sums, 4),
-                                    *run_of(a, m * 4, 4),
-                                    *run_of(b_extra, 0, 2),
-                                    *run_of(acc, m * all_sums + own_sums, 4),
-                                )
-                            for j in T.unroll(wide // 8):
-                                T.ptx[multiply_warp](
-                                    *run_of(acc, m * all_sums + j * 4, 4),
-                                    *run_of(a, m * 4, 4),
-                                    *run_of(b, j * 2, 2),
-                                    *run_of(acc, m * all_sums + j * 4, 4),
-                                )
+                    x_at: T.let = stage[0] * x_stage
+                    w_at: T.let = stage[0] * w_stage
+                    multiply_warp(acc, x_shared, x_at, w_shared, w_at, my_row, my_column, lane)
                     stage[0] = T.if_then_else(stage[0] == stages - 1, 0, stage[0] + 1)
                 if added and not residual_early and (split == 1 or mod(warp, split) == rank):
                     read_residual(old, added_flat, place_shared, column_tile, my_row, my_column, lane)

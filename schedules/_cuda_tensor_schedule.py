@@ -54,7 +54,7 @@ _FEW_BLOCKS = 2
 
 
 class TensorCoreSchedule(Schedule):
-    ops = frozenset({"conv2d", "linear"})
+    ops = frozenset({"conv2d", "deciding_conv2d", "linear"})
     kind = "cuda"
     core: Literal["wgmma", "mma"]
     candidates: tuple[Candidate, ...]
@@ -114,7 +114,7 @@ class TensorCoreSchedule(Schedule):
         """One row a column of the result, padded with zeros to whole tiles; then the masker's, padded to 8."""
         p = problem_of(work)
         matrix = block_diagonal(packed_matrix(p, work, weights), p, filled(p))
-        behind = (*pack_prologue(weights), *_worth(p, weights, choice["bn"]))
+        behind = (*pack_prologue(weights), *_worth(p, weights, choice["bn"]), *_decision(p, weights))
         blocks = [(matrix[: p.columns], choice["bn"])]
         if p.masker:
             blocks.append((matrix[p.columns :], extra_columns(p)))
@@ -135,6 +135,14 @@ def _worth(p: Problem, weights: Mapping[str, Tensor], whole: int) -> tuple[Tenso
         return ()
     scale = weights["running_scale"].detach().float() / p.pixels
     return (F.pad(scale, (0, -p.columns % whole)).contiguous(),)
+
+
+def _decision(p: Problem, weights: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+    """The bias of a keep logit, and which of the running logits it is."""
+    if not p.deciding:
+        return ()
+    keep, drop = weights["decision_bias"].detach().float()
+    return (torch.stack([keep - drop, weights["turn"].float()[0]]),)
 
 
 def extra_columns(p: Problem) -> int:
@@ -191,8 +199,8 @@ def _refuse_problem(p: Problem) -> str | None:
 
 
 def _fitted(p: Problem, choice: Choice, target: Target) -> Choice:
-    """The tile for this depth: no more stages than steps, and a walking grid only where steps are many and reuse x. It
-    is eager where so few blocks are placed that no other hides its start."""
+    """The tile for this depth: no more stages than steps, and a walking grid only where steps are many and reuse x, and
+    nothing has to be decided first. It is eager where so few blocks are placed that no other hides its start."""
     split = choice.get("split", 1)
     steps = -(-p.depth // p.step // split)
     short = steps <= choice["stages"]
@@ -202,7 +210,7 @@ def _fitted(p: Problem, choice: Choice, target: Target) -> Choice:
         "stages": min(steps, choice["stages"]),
         "eager": int(blocks <= _FEW_BLOCKS * target.sm_count and target.capability >= FIRST_HOPPER_ARCH),
         "early": int(short and choice["bn"] == WIDEST),
-        "resident": 0 if short or p.taps == 1 else choice["resident"],
+        "resident": 0 if short or p.taps == 1 or p.deciding else choice["resident"],
     }
 
 

@@ -29,6 +29,9 @@ its wait for the residual."""
 ROWS_A_LINE = 16
 """Finished rows that a warp sums up at once; they have to be of two samples at most."""
 
+_BESIDE_SUMS = 32
+"""Registers of a thread at least, for all that is no sum."""
+
 _WAITING = 0.7
 """What is left of a tile's speed when its waits show."""
 
@@ -126,7 +129,9 @@ class TensorTile:
 
 def registers_left(tile: TensorTile, target: Target) -> int:
     """What a thread may take where two blocks fit a multiprocessor, or 0: a compiler left alone spends the second's."""
-    return target.registers_per_sm // (2 * tile.threads) if _blocks_at_once(tile, target) == 2 else 0
+    half = target.registers_per_sm // (2 * tile.threads)
+    sums = tile.bm * (tile.bn + tile.extra) // tile.threads
+    return half if _blocks_at_once(tile, target) == 2 and sums + _BESIDE_SUMS <= half else 0
 
 
 STRIP_THREADS = 128

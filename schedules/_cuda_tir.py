@@ -30,13 +30,24 @@ class Arguments:
     gain: tirx.Buffer
     shortcut: tirx.Buffer
     residual: tirx.Buffer
+    given: tirx.Buffer
+    """Decisions in place of its own; below zero where there are none."""
     weight: tirx.Buffer
     bias: tirx.Buffer
     prologue: tirx.Buffer
     """The scales of all channels of x, then their shifts."""
     worth: tirx.Buffer
     """What a number of each column is worth to each running logit."""
+    decision: tirx.Buffer
+    """The bias of a keep logit, and which of the running logits it is."""
     out: tirx.Buffer
+    mask: tirx.Buffer
+    keep: tirx.Buffer
+    """The keep logits of samples."""
+    listed: tirx.Buffer
+    """The samples that are on."""
+    deciding: tirx.Buffer
+    """The running logits that are decided on."""
     logits: tirx.Buffer
     sums: tirx.Buffer
     running: tirx.Buffer
@@ -51,20 +62,33 @@ def arguments_of(p: Problem, weight_shape: tuple[int, int], bias_size: int) -> A
     return Arguments(
         batch=batch,
         x=T.Buffer((lead, *p.x_dims), p.dtype, align=16),
-        rows=T.Buffer((batch, 1, 1), "float32") if p.samples else T.Buffer((batch * (p.pixels + 1) + 1,), "int32"),
+        rows=_rows_buffer(p, batch),
         channels=T.Buffer((batch, p.decisions + 1), "int32"),
         gain=T.Buffer((batch, p.out_height, p.out_width, 1), "float32"),
         shortcut=T.Buffer((batch, *p.shortcut_dims, p.shortcut), p.dtype, align=16),
         residual=T.Buffer(out_shape, p.dtype, align=16),
+        given=T.Buffer((batch, 1, 1), "float32"),
         weight=T.Buffer(weight_shape, p.dtype, align=16),
         bias=T.Buffer((bias_size,), "float32"),
         prologue=T.Buffer((2, p.channels), "float32", align=16),
         worth=T.Buffer((max(1, p.running), bias_size), "float32", align=16),
+        decision=T.Buffer((2,), "float32"),
         out=T.Buffer(out_shape, p.dtype, align=16),
+        mask=T.Buffer((batch, 1, 1), "float32"),
+        keep=T.Buffer((batch, 1, 1), "float32"),
+        listed=T.Buffer((batch + 1,), "int32"),
+        deciding=T.Buffer((batch, max(1, p.deciding)), "int64", align=8),
         logits=T.Buffer((batch, p.out_height, p.out_width, 1), "float32"),
         sums=T.Buffer((batch, p.columns), "int64", align=16),
         running=T.Buffer((batch, max(1, p.running)), "int64", align=16),
     )
+
+
+def _rows_buffer(p: Problem, batch: Number) -> tirx.Buffer:
+    """A row list, or decisions on samples, or the list of those that are on."""
+    if p.samples and not p.listed:
+        return T.Buffer((batch, 1, 1), "float32")
+    return T.Buffer((batch + 1,) if p.listed else (batch * (p.pixels + 1) + 1,), "int32")
 
 
 def flat(buffer: tirx.Buffer, size: Number | None = None) -> tirx.Buffer:
@@ -76,16 +100,22 @@ def argument_names(p: Problem) -> list[str]:
     """The kernel's arguments in order; a residual that is updated in place is `out`."""
     present = {
         "x": True,
-        "rows": p.rows,
+        "rows": p.rows and not p.deciding,
         "channels": p.per_sample,
         "gain": p.gain,
         "shortcut": p.shortcut > 0,
         "residual": p.residual == "dense",
+        "given": p.deciding > 0,
         "weight": True,
         "bias": p.bias,
         "prologue": p.prologue is not None,
         "worth": p.running > 0,
+        "decision": p.deciding > 0,
         "out": True,
+        "mask": p.deciding > 0,
+        "keep": p.deciding > 0,
+        "listed": p.deciding > 0,
+        "deciding": p.deciding > 0,
         "logits": p.masker,
         "sums": p.sums,
         "running": p.running > 0,

@@ -45,7 +45,6 @@ OURS = (
     "movement",
     "pointwise",
     "pooling",
-    "running-maskers",
     "sums",
     "sums-channel-maskers",
 )
@@ -136,9 +135,6 @@ class Prepared:
             elif self.op.spec.name == "sums_channel_masker":
                 compare_lists("channel_list", made[2], make_channel_list(made[0]), types[0].shape[0])
                 assert not made[3].any()
-            elif self.op.spec.name == "running_masker":
-                behind = torch.nn.functional.pad(operands[0][:, 1:], (0, 1))
-                assert torch.equal(made[2], torch.where(made[0].view(-1, 1) != 0, torch.zeros_like(behind), behind))
             elif len(wanted) == 3:
                 kept = torch.where(made[0].view(-1, 1) != 0, torch.zeros_like(operands[0]), operands[0])
                 assert torch.equal(made[2], kept)

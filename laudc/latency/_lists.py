@@ -23,6 +23,7 @@ from torch import Tensor, fx
 from laudc.ops._geometry import patch_size
 from laudc.ops._masker import Masker
 from laudc.ops.conv2d import Conv2d
+from laudc.ops.deciding_conv2d import DecidingConv2d
 from laudc.ops.needed_region import NeededRegionSpec
 from laudc.ops.patch_rows import PatchRowsSpec
 from laudc.ops.pixel_mask import PixelMaskSpec
@@ -120,7 +121,8 @@ def lists_of(program: Program, node: fx.Node) -> Lists:
     named = dict(zip(op.spec.operands, cast("tuple[fx.Node, ...]", node.args), strict=False))
     rows: tuple[Source, ...] = ()
     if isinstance(op, Conv2d) and op.spec.samples:
-        rows = (_whole(program, named["rows"], types_of(node)[0].shape[2:]),)
+        key = op.key if isinstance(op, DecidingConv2d) else _masker(program, named["rows"])
+        rows = (_whole(key, types_of(node)[0].shape[2:]),)
     elif "rows" in named:
         rows = _listed(program, named["rows"])
     elif "touched" in named:
@@ -133,10 +135,10 @@ def lists_of(program: Program, node: fx.Node) -> Lists:
     return Lists(rows=rows, channels=_masker(program, mask), decisions=type_of(listed).shape[1] - 1, batch=batch)
 
 
-def _whole(program: Program, mask: fx.Node, size: tuple[int, ...]) -> Source:
+def _whole(key: str, size: tuple[int, ...]) -> Source:
     """All pixels of a map of that size, by one decision."""
     down, across = (_patches(extent, extent) for extent in size)
-    return Source(key=_masker(program, mask), down=down, across=across)
+    return Source(key=key, down=down, across=across)
 
 
 def _units(program: Program, mask: fx.Node) -> Source:

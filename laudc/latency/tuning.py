@@ -217,7 +217,7 @@ def right_calls(task: Task, step: Step, binaries: Mapping[str, Binary]) -> dict[
         call = runner.instead(step, kernel, functions[kernel.key])
         with runner.restored():
             operands, results = runner.watched(step, call)
-        expected = expected or expected_results(step.op, operands, dtype=dtype)
+        expected = expected or expected_results(step.op, operands, dtype=dtype, given=given)
         if kernel_error(step.op, operands, results, expected, given) <= BARS[dtype]:
             calls[index] = call
     return calls

@@ -1,7 +1,9 @@
-"""Which rows and channels are on: the two lists every sparse operation reads.
+"""Which rows, samples and channels are on: the lists that every sparse operation reads.
 
 Row list, int32[B + 1 + B*H*W]: first the offsets, entry b is where sample b's rows begin and entry B the count of
 all; then the rows that are on, ascending, as (b*H + i)*W + j. What lies past the count is undefined.
+
+Sample list, int32[B + 1]: how many samples are on, then their numbers, ascending. What lies past them is undefined.
 
 Channel list, int32[B, 1 + D]: for each sample the number of groups that are on, then their numbers, ascending.
 What lies past the count is undefined.
@@ -30,10 +32,22 @@ def rows_of(row_list: Tensor, batch: int) -> Tensor:
     return row_list[batch + 1 : batch + 1 + count].long()
 
 
-def samples_of(decisions: Tensor, pixels: int) -> Tensor:
-    """The row numbers, int64, of all the pixels of the samples that are on; decisions: (B, 1, 1), non-zero = on."""
-    on = decisions.flatten().nonzero()
-    return (on * pixels + torch.arange(pixels, device=on.device)).flatten()
+def make_sample_list(decisions: Tensor) -> Tensor:
+    """The sample list of decisions (B, 1, 1), non-zero = on."""
+    on = decisions.flatten().nonzero().flatten()
+    made = torch.zeros(len(decisions) + 1, dtype=torch.int32, device=decisions.device)
+    made[0], made[1 : 1 + len(on)] = len(on), on
+    return made
+
+
+def samples_of(on: Tensor) -> Tensor:
+    """The numbers, int64, of the samples that a sample list or decisions (B, 1, 1) say are on."""
+    return on[1 : 1 + int(on[0])].long() if on.dim() == 1 else on.flatten().nonzero().flatten()
+
+
+def rows_of_samples(samples: Tensor, pixels: int) -> Tensor:
+    """The row numbers, int64, of all the pixels of the samples of these numbers."""
+    return (samples[:, None] * pixels + torch.arange(pixels, device=samples.device)).flatten()
 
 
 def make_channel_list(mask: Tensor) -> Tensor:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -36,6 +37,9 @@ class PatchSpec(Spec):
 class Masker(Op):
     """x -> (decisions, keep logits), both float32. Decisions given under its key replace its own."""
 
+    first: ClassVar[int] = 0
+    """Which of its results the decisions are; the keep logits come next."""
+
     temperature: float
 
     def __init__(self, spec: Spec) -> None:
@@ -46,6 +50,11 @@ class Masker(Op):
     def key(self) -> str:
         """The name its decisions go by."""
         return str(getattr(self.spec, "key"))  # noqa: B009  every masker's spec has one
+
+    @property
+    def unnamed(self) -> Spec:
+        """What a kernel does for it, whatever its decisions are called."""
+        return replace(self.spec, key="")  # type: ignore[call-arg]  # every masker's spec has one
 
     def logits(self, x: Tensor) -> Tensor:
         """Keep logit minus drop logit of every unit."""

@@ -3,8 +3,9 @@
 out[row, n] = act( gain[row] * ( sum_k pro(x[row_in(row, k), chan(k)]) * w[k, chan(n)] + bias[n] ) + residual[row, n] )
 
 rows          compute only the output positions in the row list (others stay undefined)
-samples       the rows operand is no list but the layer masker's decisions, float32 (B, 1, 1): all positions of the
-              samples that are on; settled: those decisions, and the residual, are older than the kernel ahead
+samples       the rows operand is no row list but the layer masker's decisions, float32 (B, 1, 1), or with `listed` a
+              sample list: all positions of the samples that are on; settled: which those are is known before the
+              kernel ahead is done, and the residual is older than it
 gathered      x is no map but the matrix [capacity, kh*kw*C] that `gather` made of the listed rows
 compact       out is no map but the matrix [capacity, N], row i of it is row i of the list
 residual      "dense": act(residual + conv) everywhere; "in_place": the residual's own buffer becomes the
@@ -37,7 +38,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from laudc.ops._lists import channels_of, rows_of, samples_of
+from laudc.ops._lists import channels_of, rows_of, rows_of_samples, samples_of
 from laudc.ops._pointwise import after_affine, pointwise
 from laudc.ops._running import running_logits
 from laudc.ops._sums import channel_sums
@@ -61,6 +62,7 @@ class Conv2dSpec(Spec):
     activation: str = "none"
     rows: bool = False
     samples: bool = False
+    listed: bool = False
     settled: bool = False
     gathered: bool = False
     compact: bool = False
@@ -201,8 +203,9 @@ class Conv2d(Op):
         if not self.spec.rows:
             return out
         assert self.spec.samples, self.spec
-        on = named["rows"].reshape(-1, 1, 1, 1) != 0
-        return torch.where(on, out, torch.zeros_like(out))
+        on, made = samples_of(named["rows"]), torch.zeros_like(out)
+        made[on] = out[on]
+        return made
 
     def _dense(self, x: Tensor, channels: Tensor | None) -> Tensor:
         if channels is None:
@@ -252,7 +255,8 @@ class Conv2d(Op):
         else:
             dense = self._dense(x, named.get("channels"))
             batch, _, height, width = dense.shape
-            rows = samples_of(row_list, height * width) if spec.samples else rows_of(row_list, batch)
+            whole = spec.samples
+            rows = rows_of_samples(samples_of(row_list), height * width) if whole else rows_of(row_list, batch)
             fresh = dense.permute(0, 2, 3, 1).reshape(-1, spec.out_channels)[rows]
         if spec.gain:
             fresh = fresh * named["gain"].reshape(-1, 1)[rows].to(fresh.dtype)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from laudc.ops.conv2d import Conv2dSpec
+from laudc.ops.deciding_conv2d import DecidingConv2dSpec
 from laudc.ops.linear import LinearSpec
 from laudc.schedules.base import Work
 from laudc.types import TensorType, in_memory
@@ -50,6 +51,10 @@ class Case:
                 return TensorType(shape=(rows, spec.in_channels * spec.taps), dtype=dtype)
             case "x":
                 return TensorType(shape=(batch, spec.in_channels, *self.size), dtype=dtype)
+            case "rows" if isinstance(spec, DecidingConv2dSpec):
+                return TensorType(shape=(batch, spec.maskers), dtype="int64")
+            case "rows" if spec.listed:
+                return TensorType(shape=(batch + 1,), dtype="int32")
             case "rows" if spec.samples:
                 return TensorType(shape=(batch, 1, 1), dtype="float32")
             case "sums":
@@ -69,12 +74,14 @@ class Case:
                 return TensorType(shape=(batch, spec.out_channels, height, width), dtype=dtype)
 
 
-def conv(name: str, *, size: tuple[int, int] = (7, 9), **fields: Any) -> Case:
-    spec = Conv2dSpec(**fields)
+def conv(name: str, *, size: tuple[int, int] = (7, 9), kind: type[Conv2dSpec] = Conv2dSpec, **fields: Any) -> Case:
+    spec = kind(**fields)
     return Case(name=name, spec=replace(spec, map_size=spec.out_size(*size)) if spec.gathered else spec, size=size)
 
 
 THREE = {"kernel": (3, 3), "padding": AROUND}
 LISTED = {"rows": True, "bias": True, "activation": "relu"}
 WHOLE = {**LISTED, "samples": True}
+LISTED_WHOLE = {**WHOLE, "listed": True}
+DECIDING = {**WHOLE, "kind": DecidingConv2dSpec}
 HALVED = {"shortcut_stride": (2, 2)}

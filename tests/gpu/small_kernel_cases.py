@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from laudc.ops import _running
 from laudc.ops._lists import make_row_list
 from laudc.ops._pointwise import POINTWISE
 from laudc.ops._sums import UNITS
@@ -53,9 +52,6 @@ class Draw:
 
     def sums(self, channels: int) -> Tensor:
         return (self.floats(channels) * 1000 * UNITS).to(torch.int64)
-
-    def running(self, maskers: int) -> Tensor:
-        return (self.floats(maskers) * _running.UNITS).to(torch.int64)
 
     def matrix(self, rows: int, columns: int) -> Tensor:
         return self.data(rows, columns).flatten(0, 1)
@@ -245,14 +241,6 @@ def _cases() -> Iterator[Case]:
         on_sums = {"everywhere": False, "since": 80}
         yield Case(op="zero_sums", fields={"channels": channels}, operands=lambda d: (d.data(3, 4, 4),), **on_sums)
         yield Case(op="sums_masker", fields=masker, operands=lambda d, c=channels: (d.sums(c),), **on_sums)
-    for maskers in (1, 22, 70):
-        yield Case(
-            op="running_masker",
-            fields={"key": "m", "maskers": maskers},
-            operands=lambda d, m=maskers: (d.running(m),),
-            everywhere=False,
-            since=80,
-        )
     for channels, hidden, decisions in ((5, 3, 7), (96, 16, 24), (512, 40, 256)):
         fields = {"key": "m", "channels": channels, "hidden": hidden, "decisions": decisions}
         yield Case(op="channel_masker", fields=fields, operands=lambda d, c=channels: (d.data(c, 1, 1),))

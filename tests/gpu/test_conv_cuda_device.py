@@ -34,13 +34,14 @@ from resnet50_cases import RESNET50
 from laudc.compare import relative_error
 from laudc.kernels.build import Binary, build
 from laudc.kernels.kernel import Kernel
-from laudc.kernels.run import load_functions
-from laudc.ops import _running
-from laudc.ops._lists import make_channel_list, make_row_list
+from laudc.kernels.run import NOT_GIVEN, load_functions
+from laudc.ops import OPS, _running
+from laudc.ops._lists import make_channel_list, make_row_list, make_sample_list
+from laudc.ops._masker import Masker
 from laudc.ops._sums import UNITS
 from laudc.ops.base import Op
-from laudc.ops.conv2d import Conv2d
-from laudc.ops.linear import Linear, LinearSpec
+from laudc.ops.deciding_conv2d import DecidingConv2dSpec
+from laudc.ops.linear import LinearSpec
 from laudc.schedules import SCHEDULES, Choice, Schedule, Work
 from laudc.targets import TARGETS
 from laudc.tf32 import rounded
@@ -167,6 +168,8 @@ class Draw:
 
     operands: Mapping[str, Tensor]
     weights: Mapping[str, Tensor]
+    given: Tensor | None = None
+    """Decisions in place of a masker's own; below zero where there are none."""
 
 
 def draw(case: Case, *, dtype: str, batch: int, rate: float, seed: int, device: str = "cpu") -> Draw:
@@ -196,6 +199,9 @@ def draw(case: Case, *, dtype: str, batch: int, rate: float, seed: int, device: 
     x = normal(*x_type.shape).to(kind)
     if spec.samples:
         operands["rows"] = chance(batch, 1, 1).float()
+        if spec.listed:
+            operands["rows"] = make_sample_list(operands["rows"])
+            operands["rows"][1 + int(operands["rows"][0]) :] = -77_777_777
     elif spec.rows:
         rows = make_row_list(chance(batch, height, width))
         count = int(rows[batch])
@@ -223,12 +229,17 @@ def draw(case: Case, *, dtype: str, batch: int, rate: float, seed: int, device: 
         operands["sums"] = (normal(batch, spec.out_channels) * UNITS).to(torch.int64)
     if spec.running:
         operands["running"] = (normal(batch, spec.running) * _running.UNITS).to(torch.int64)
-    return Draw(operands={"x": x, **operands}, weights=weights)
+    if not isinstance(spec, DecidingConv2dSpec):
+        return Draw(operands={"x": x, **operands}, weights=weights)
+    operands["rows"] = (normal(batch, spec.maskers) * _running.UNITS).to(torch.int64)
+    weights["turn"] = torch.tensor([float(seed % spec.maskers)], device=device)
+    given = torch.where(chance(batch, 1, 1), chance(batch, 1, 1).float(), NOT_GIVEN)
+    return Draw(operands={"x": x, **operands}, weights=weights, given=given)
 
 
 def expected(case: Case, drawn: Draw, *, tf32: bool) -> tuple[Tensor, ...]:
     """What torch computes in float64: NaN where nothing is asked for. tf32: of rounded maps."""
-    op: Op = (Linear if isinstance(case.spec, LinearSpec) else Conv2d).empty(case.spec)
+    op = OPS[case.spec.name].empty(case.spec)
     op = op.double().to(drawn.operands["x"].device)
     operands = [
         rounded(drawn.operands[name]) if tf32 and name in ("x", "shortcut") else drawn.operands[name]
@@ -237,8 +248,18 @@ def expected(case: Case, drawn: Draw, *, tf32: bool) -> tuple[Tensor, ...]:
     with torch.no_grad():
         for name, weight in drawn.weights.items():
             getattr(op, name).copy_(weight)
-        results = op(*(value.double() if value.is_floating_point() else value for value in operands))
+        values = [value.double() if value.is_floating_point() else value for value in operands]
+        results = op(*values, *_forced(op, drawn))
     return results if isinstance(results, tuple) else (results,)
+
+
+def _forced(op: Op, drawn: Draw) -> tuple[Mapping[str, Tensor], ...]:
+    """All decisions of a masker: those that are given, and its own."""
+    if drawn.given is None:
+        return ()
+    assert isinstance(op, Masker)
+    own = (op.logits(drawn.operands["rows"]) >= 0).float()
+    return ({op.key: torch.where(drawn.given >= 0, drawn.given, own)},)
 
 
 def stored(tensor: Tensor) -> Tensor:
@@ -259,13 +280,19 @@ def arguments(schedule: Schedule, work: Work, choice: Choice, drawn: Draw) -> tu
         for index, type_ in enumerate(work.results)
     ]
     operands = [stored(drawn.operands[name]) for name in read]
-    return [*operands, *(tensor.to(device) for tensor in packed), *results], results
+    given = [] if drawn.given is None else [drawn.given]
+    return [*operands, *given, *(tensor.to(device) for tensor in packed), *results], results
 
 
 def fault(case: Case, drawn: Draw, results: list[Tensor], dtype: str) -> str | None:
     """What is wrong with a kernel's results, or None."""
     alike = dtype == "tf32" and getattr(case.spec, "prologue", None) is None
     for result, reference in zip(results, expected(case, drawn, tf32=alike), strict=True):
+        if reference.dtype == torch.int32:
+            used = 1 + int(reference[0])
+            if not torch.equal(result[:used], reference[:used]):
+                return "another list"
+            continue
         wanted = stored(reference).double()
         undefined = wanted.isnan()
         if not result[undefined].isnan().all():

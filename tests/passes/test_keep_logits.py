@@ -15,8 +15,8 @@ from laudc.convert import convert
 from laudc.models import condition_random
 from laudc.ops._running import UNITS
 from laudc.ops.conv2d import Conv2d
+from laudc.ops.deciding_conv2d import LISTED, MASK, RUNNING, DecidingConv2d
 from laudc.ops.patch_masker import PatchMasker
-from laudc.ops.running_masker import RunningMasker
 from laudc.ops.zero_sums import ZeroSums
 from laudc.program import Program, program_for
 from laudc.targets import TARGETS
@@ -73,7 +73,7 @@ def test_own_decisions_are_those_of_maskers_that_look_at_the_map() -> None:
     assert 0 < sum(float(mask.mean()) for mask, _ in seen.values()) < len(seen)
 
 
-def test_a_skipped_map_keeps_its_logits_and_the_next_one_comes_first() -> None:
+def test_a_skipped_map_keeps_its_logits_and_what_is_on_begins_anew() -> None:
     after = lowered()
     masks = random_masks_like(after, rate=0.5, batch=SHAPE[0])
     values: dict[fx.Node, Any] = {}
@@ -86,20 +86,25 @@ def test_a_skipped_map_keeps_its_logits_and_the_next_one_comes_first() -> None:
     with torch.no_grad():
         Watch(after.graph).run(random_images(*SHAPE), masks)
     worth = {op.key: op for _, op in network().ops() if isinstance(op, PatchMasker)}
-    keys = [op.key for _, op in after.ops() if isinstance(op, RunningMasker)]
+    keys = [op.key for _, op in after.ops() if isinstance(op, DecidingConv2d)]
     checked = 0
     for node, op in after.ops():
-        if not isinstance(op, RunningMasker):
+        if not isinstance(op, DecidingConv2d):
             continue
-        sums = node.args[0]
-        assert isinstance(sums, fx.Node)
-        made = values[sums.all_input_nodes[0]][0]
-        behind = keys[keys.index(op.key) :][: op.spec.maskers]
-        for column, key in enumerate(key for key in behind if key[:6] == op.key[:6]):
+        x, running, _ = node.args
+        assert isinstance(running, fx.Node)
+        of_stage = [key for key in keys if key[:6] == op.key[:6]]
+        assert of_stage.index(op.key) == int(op.turn)
+        for column, key in enumerate(of_stage[int(op.turn) :], int(op.turn)):
             keep, drop = worth[key].weight
-            wanted = made.double().mean((2, 3)) @ (keep - drop).double()
-            torch.testing.assert_close(values[sums][:, column].double() / UNITS, wanted, rtol=1e-4, atol=1e-5)
+            wanted = values[x].double().mean((2, 3)) @ (keep - drop).double()
+            torch.testing.assert_close(values[running][:, column].double() / UNITS, wanted, rtol=1e-4, atol=1e-5)
             checked += 1
+        on = values[node][MASK].flatten() != 0
+        assert torch.equal(values[node][LISTED][1 : 1 + int(on.sum())], on.nonzero().flatten().int())
+        behind = values[node][RUNNING][:, int(op.turn) + 1 :]
+        assert torch.equal(behind[~on], values[running][~on][:, int(op.turn) + 1 :])
+        assert not behind[on].any()
     assert checked == 3 + 2 + 1 + 1 + 2 + 1
 
 
@@ -108,22 +113,23 @@ def test_a_run_begins_at_nothing_and_its_kernels_are_alike() -> None:
     specs = [op.spec for _, op in after.ops() if isinstance(op, Conv2d) and op.spec.running]
     assert [spec.running for spec in specs] == [3, 3, 3, 1, 2, 2]
     assert len({str(spec) for spec in specs if spec.running == 3 and spec.samples}) == 1
+    assert all(spec.listed and spec.settled for spec in specs if spec.samples)
     assert [op.spec.channels for _, op in after.ops() if isinstance(op, ZeroSums)] == [3, 1, 2]
     names = [op.spec.name for _, op in after.ops()]
-    assert names.count("running_masker") == 6
+    assert names.count("deciding_conv2d") == 6
     assert names.count("sums_masker") == 1  # in stage 4, whose maps are too small for a convolution to add them up
 
 
 def test_where_first_blocks_may_be_skipped_sums_stay() -> None:
     names = {op.spec.name for _, op in lowered(keep_first=False).ops()}
     assert "sums_masker" in names
-    assert "running_masker" not in names
+    assert "deciding_conv2d" not in names
 
 
 @pytest.mark.parametrize(("dtype", "target"), [("float32", "h200"), ("float16", "jetson-tx2"), ("float32", "cpu")])
 def test_without_kernels_for_it_maskers_look_at_the_map(dtype: str, target: str) -> None:
     names = {op.spec.name for _, op in lowered(dtype=dtype, target=target).ops()}
-    assert "running_masker" not in names
+    assert "deciding_conv2d" not in names
 
 
 def test_trained_weights_are_taken_as_they_are() -> None:
@@ -132,7 +138,8 @@ def test_trained_weights_are_taken_as_they_are() -> None:
     scales: list[Tensor] = [op.running_scale for _, op in after.ops() if isinstance(op, Conv2d) and op.spec.running]
     assert all(isinstance(scale, nn.Parameter) for scale in scales)
     first, second, third = scales[:3]
-    assert torch.equal(first[1:], second[:2])
-    assert torch.equal(second[1:2], third[:1])
-    assert not second[2:].any()
-    assert not third[1:].any()
+    assert torch.equal(first[1:], second[1:])
+    assert torch.equal(second[2:], third[2:])
+    assert not second[:1].any()
+    assert not third[:2].any()
+    assert third[2:].any()
