@@ -16,11 +16,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from tvm import tirx
 from tvm.script import tirx as T
 
 from laudc.ops._running import UNITS
 from laudc.schedules._cuda_problem import Problem
-from laudc.schedules._cuda_sums import FROM_LANE
+from laudc.schedules._cuda_sums import FROM_LANE, within_sample
 from laudc.schedules._cuda_tiles import ROWS_A_LINE, TensorTile
 
 _ADD = f"""
@@ -101,8 +102,10 @@ def add_running(share: LogitShare) -> Any:
                 for block in T.unroll(blocks):
                     if split == 1 or block % split == rank:
                         its: T.let = div(row_tile * bm + block * ROWS_A_LINE, pixels) - first
+                        whole: T.let = within_sample(p, place_shared, block * ROWS_A_LINE)
                         for part in T.unroll(2):
-                            line: T.let = lines[(block * 2 + part) * bn + column]
+                            there: T.let = lines[(block * 2 + part) * bn + column]
+                            line: T.let = T.Select(tirx.any(part == 0, whole == 0), there, T.float32(0))
                             for nth in T.unroll(samples):
                                 of_sample[nth] = of_sample[nth] + T.Select(its + part == nth, line, T.float32(0))
                 for nth in T.unroll(samples):
@@ -110,29 +113,30 @@ def add_running(share: LogitShare) -> Any:
         T.cuda.cta_sync()
         total = T.alloc_local((1,), "float32")
         for nth in T.unroll(samples):
-            total[0] = T.float32(0)
-            for i in T.unroll(quads):
-                for e in T.unroll(4):
-                    total[0] = (
-                        total[0]
-                        + own_worth[i * 4 + e] * column_sums[nth * bn + (i * lanes + mod(thread, lanes)) * 4 + e]
-                    )
-            for reach in T.unroll(len(reaches)):
-                total[0] = total[0] + T.cuda.func_call(
-                    "from_lane",
-                    total[0],
-                    T.shift_right(lanes // 2, reach),
-                    source_code=FROM_LANE,
-                    return_type="float32",
-                )
             row: T.let = T.max((first + nth) * pixels - row_tile * bm, 0)
-            place: T.let = T.if_then_else(row < bm, place_shared[T.min(row, bm - 1)], -1)
-            if mod(thread, lanes) == 0 and div(thread, lanes) < maskers and place >= 0 and total[0] != T.float32(0):
-                T.cuda.func_call(
-                    "add_logit",
-                    running.ptr_to([div(place, pixels), div(thread, lanes)]),
-                    total[0],
-                    source_code=_ADD,
-                )
+            if row < bm:
+                total[0] = T.float32(0)
+                for i in T.unroll(quads):
+                    for e in T.unroll(4):
+                        total[0] = (
+                            total[0]
+                            + own_worth[i * 4 + e] * column_sums[nth * bn + (i * lanes + mod(thread, lanes)) * 4 + e]
+                        )
+                for reach in T.unroll(len(reaches)):
+                    total[0] = total[0] + T.cuda.func_call(
+                        "from_lane",
+                        total[0],
+                        T.shift_right(lanes // 2, reach),
+                        source_code=FROM_LANE,
+                        return_type="float32",
+                    )
+                place: T.let = place_shared[row]
+                if mod(thread, lanes) == 0 and div(thread, lanes) < maskers and place >= 0 and total[0] != T.float32(0):
+                    T.cuda.func_call(
+                        "add_logit",
+                        running.ptr_to([div(place, pixels), div(thread, lanes)]),
+                        total[0],
+                        source_code=_ADD,
+                    )
 
     return add

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from tvm import tirx
 from tvm.script import tirx as T
 
 from laudc.ops._sums import UNITS
@@ -33,30 +34,40 @@ __device__ __forceinline__ float from_lane(float value, int apart) {
 
 
 def sum_lines(share: WarpShare, tile: TensorTile) -> Any:
-    """The inline function that puts down the lines of a warp's 16 rows, whose first is `row`."""
+    """The inline function that puts down the lines of a warp's 16 rows, whose first is `row`; of one sample that they
+    are known to be of (`whole`), the first of its two lines."""
     reaches = [reach for reach in (16, 8, 4, 2, 1) if reach >= share.line_chunks]
     chunks, bn, parts = share.line_chunks, tile.bn, tile.sums
 
     @T.inline
-    def put_down(mine, lines, row, column, lane):
+    def put_down(mine, lines, row, column, lane, whole):
         for part in T.unroll(parts):
-            for e in T.unroll(8):
-                for reach in T.unroll(len(reaches)):
-                    mine[part * 8 + e] = mine[part * 8 + e] + T.cuda.func_call(
-                        "from_lane",
-                        mine[part * 8 + e],
-                        T.shift_right(16, reach),
-                        source_code=FROM_LANE,
-                        return_type="float32",
-                    )
-            if lane < chunks:
-                at: T.let = (T.truncdiv(row, 16) * parts + part) * bn + column + lane * 8
-                for e in T.vectorized(4):
-                    lines[at + e] = mine[part * 8 + e]
-                for e in T.vectorized(4):
-                    lines[at + 4 + e] = mine[part * 8 + 4 + e]
+            if tirx.any(part == 0, whole == 0):
+                for e in T.unroll(8):
+                    for reach in T.unroll(len(reaches)):
+                        mine[part * 8 + e] = mine[part * 8 + e] + T.cuda.func_call(
+                            "from_lane",
+                            mine[part * 8 + e],
+                            T.shift_right(16, reach),
+                            source_code=FROM_LANE,
+                            return_type="float32",
+                        )
+                if lane < chunks:
+                    at: T.let = (T.truncdiv(row, 16) * parts + part) * bn + column + lane * 8
+                    for e in T.vectorized(4):
+                        lines[at + e] = mine[part * 8 + e]
+                    for e in T.vectorized(4):
+                        lines[at + 4 + e] = mine[part * 8 + 4 + e]
 
     return put_down
+
+
+def within_sample(p: Problem, place_shared: Any, row: Any) -> Any:
+    """1 where the 16 rows from there on are known to be of one sample, and leave one line of running logits."""
+    if not p.running:
+        return T.int32(0)
+    first, last = (T.truncdiv(place_shared[row + beside], p.pixels) for beside in (0, ROWS_A_LINE - 1))
+    return T.if_then_else(first == last, 1, 0)
 
 
 def add_lines(p: Problem, tile: TensorTile) -> Any:

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from tvm import tirx
 from tvm.script import tirx as T
 
 from laudc.schedules._cuda_instructions import MULTIPLIED
 from laudc.schedules._cuda_problem import Problem
 from laudc.schedules._cuda_rows import row_of_place
-from laudc.schedules._cuda_sums import sum_lines
+from laudc.schedules._cuda_sums import sum_lines, within_sample
 from laudc.schedules._cuda_tiles import TensorTile
 from laudc.schedules._cuda_warps import WarpShare
 from laudc.schedules._pointwise import pointwise
@@ -150,6 +151,7 @@ def store_columns(p: Problem, tile: TensorTile) -> Any:
         line = T.alloc_local((piece,), p.dtype)
         if p.lined:
             mine = T.alloc_local((8 * tile.sums,), "float32")
+            value = T.alloc_local((8,), "float32")
         for m in T.unroll(tall):
             if p.lined:
                 for e in T.unroll(8 * tile.sums):
@@ -165,7 +167,10 @@ def store_columns(p: Problem, tile: TensorTile) -> Any:
                     if added:
                         for e in T.unroll(piece):
                             s: T.float32 = plus(line[e], old[(m * lines + i) * piece + e])
-                            line[e] = T.Cast(p.dtype, pointwise(p.activation, s, "cuda"))
+                            done: T.float32 = pointwise(p.activation, s, "cuda")
+                            line[e] = T.Cast(p.dtype, done)
+                            if p.running > 0:
+                                value[e] = done
                     if is_whole(at, made):
                         for e in T.vectorized(piece):
                             out_flat[(place * (columns // piece) + at) * piece + e] = line[e]
@@ -173,17 +178,21 @@ def store_columns(p: Problem, tile: TensorTile) -> Any:
                         for e in T.unroll(piece - 1):
                             if at * piece + e < made:
                                 out_flat[(place * (columns // piece) + at) * piece + e] = line[e]
+                    if p.sums or (p.running > 0 and not added):
+                        for e in T.unroll(8):
+                            value[e] = T.Cast("float32", line[e])
                     if tile.sums == 1:
                         for e in T.unroll(8):
-                            mine[e] = mine[e] + T.Cast("float32", line[e])
+                            mine[e] = mine[e] + value[e]
                     if tile.sums == 2:
-                        if place < beyond:
+                        if tirx.any(within_sample(p, place_shared, my_row + m * apart) == 1, place < beyond):
                             for e in T.unroll(8):
-                                mine[e] = mine[e] + T.Cast("float32", line[e])
+                                mine[e] = mine[e] + value[e]
                         else:
                             for e in T.unroll(8):
-                                mine[8 + e] = mine[8 + e] + T.Cast("float32", line[e])
+                                mine[8 + e] = mine[8 + e] + value[e]
             if p.lined:
-                put_down(mine, sum_shared, my_row + m * apart, my_column, lane)
+                whole: T.let = within_sample(p, place_shared, my_row + m * apart)
+                put_down(mine, sum_shared, my_row + m * apart, my_column, lane, whole)
 
     return store

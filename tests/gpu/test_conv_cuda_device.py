@@ -50,6 +50,8 @@ FOLDER = Path(__file__).resolve().parents[2] / ".gpu_conv"
 ARCH = "sm_90a"
 BATCH = 3
 TORCH = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "tf32": torch.float32}
+TORCH |= {"int32": torch.int32}
+POISON = dict.fromkeys(TORCH, math.nan) | {"int32": -77_777_777}
 TOLERANCE = {"float32": 1e-5, "float16": 2e-3, "bfloat16": 1.6e-2, "tf32": 2e-3}
 """Against float64: a few hundred to a few thousand products in float32, of which about 1e-6 of the largest result is
 lost; float16 adds roundings of the sum, of the result and of what comes out of a prologue, each 5e-4 of it at most,
@@ -276,7 +278,7 @@ def arguments(schedule: Schedule, work: Work, choice: Choice, drawn: Draw) -> tu
     results = [
         stored(drawn.operands[updated[index]]).clone()
         if index in updated
-        else stored(torch.full(type_.shape, torch.nan, dtype=TORCH[type_.dtype], device=device))
+        else stored(torch.full(type_.shape, POISON[type_.dtype], dtype=TORCH[type_.dtype], device=device))
         for index, type_ in enumerate(work.results)
     ]
     operands = [stored(drawn.operands[name]) for name in read]
