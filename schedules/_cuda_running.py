@@ -21,7 +21,7 @@ from tvm.script import tirx as T
 
 from laudc.ops._running import UNITS
 from laudc.schedules._cuda_problem import Problem
-from laudc.schedules._cuda_sums import FROM_LANE, within_sample
+from laudc.schedules._cuda_sums import FROM_LANE
 from laudc.schedules._cuda_tiles import ROWS_A_LINE, TensorTile
 
 _ADD = f"""
@@ -92,36 +92,37 @@ def add_running(share: LogitShare) -> Any:
     @T.inline
     def add(lines, out_shared, place_shared, own_worth, running, row_tile, rank, thread):
         column_sums = out_shared.view("float32")
-        first: T.let = div(row_tile * bm, pixels)
-        of_sample = T.alloc_local((samples,), "float32")
+        of_sample = T.alloc_local((1,), "float32")
+        total = T.alloc_local((4,), "float32")
+        # The tile's row that the first of its samples begins at; later ones follow, a map apart.
+        begin: T.let = div(row_tile * bm, pixels) * pixels - row_tile * bm
         for i in T.unroll(passes):
             column: T.let = i * threads + thread
             if column < bn:
                 for nth in T.unroll(samples):
-                    of_sample[nth] = T.float32(0)
-                for block in T.unroll(blocks):
-                    if split == 1 or block % split == rank:
-                        its: T.let = div(row_tile * bm + block * ROWS_A_LINE, pixels) - first
-                        whole: T.let = within_sample(p, place_shared, block * ROWS_A_LINE)
-                        for part in T.unroll(2):
-                            there: T.let = lines[(block * 2 + part) * bn + column]
-                            line: T.let = T.Select(tirx.any(part == 0, whole == 0), there, T.float32(0))
-                            for nth in T.unroll(samples):
-                                of_sample[nth] = of_sample[nth] + T.Select(its + part == nth, line, T.float32(0))
-                for nth in T.unroll(samples):
-                    column_sums[nth * bn + column] = of_sample[nth]
+                    row: T.let = begin + nth * pixels
+                    of_sample[0] = T.float32(0)
+                    for block in T.unroll(blocks):
+                        ours: T.let = tirx.all(block * ROWS_A_LINE >= row, block * ROWS_A_LINE < row + pixels)
+                        mine: T.let = ours if split == 1 else tirx.all(ours, block % split == rank)
+                        of_sample[0] = of_sample[0] + T.Select(mine, lines[block * 2 * bn + column], T.float32(0))
+                    shared: T.let = div(T.max(row, 0), ROWS_A_LINE)
+                    if nth > 0 and row < bm and mod(row, ROWS_A_LINE) != 0 and (split == 1 or shared % split == rank):
+                        of_sample[0] = of_sample[0] + lines[(shared * 2 + 1) * bn + column]
+                    column_sums[nth * bn + column] = of_sample[0]
         T.cuda.cta_sync()
-        total = T.alloc_local((1,), "float32")
         for nth in T.unroll(samples):
-            row: T.let = T.max((first + nth) * pixels - row_tile * bm, 0)
+            row: T.let = T.max(begin + nth * pixels, 0)
             if row < bm:
-                total[0] = T.float32(0)
+                for e in T.unroll(4):
+                    total[e] = T.float32(0)
                 for i in T.unroll(quads):
                     for e in T.unroll(4):
-                        total[0] = (
-                            total[0]
+                        total[e] = (
+                            total[e]
                             + own_worth[i * 4 + e] * column_sums[nth * bn + (i * lanes + mod(thread, lanes)) * 4 + e]
                         )
+                total[0] = (total[0] + total[1]) + (total[2] + total[3])
                 for reach in T.unroll(len(reaches)):
                     total[0] = total[0] + T.cuda.func_call(
                         "from_lane",

@@ -75,7 +75,7 @@ class DecidingConv2d(Conv2d, Masker):
         mask, logits = Masker.forward(self, running, masks)  # type: ignore[arg-type]
         listed = make_sample_list(mask)
         out = Conv2d.forward(self, x, listed, *operands)  # type: ignore[arg-type]
-        comes = torch.arange(self.spec.maskers) > int(self.turn)
+        comes = torch.arange(self.spec.maskers, device=running.device) > int(self.turn)
         left = torch.where((mask.view(-1, 1) != 0) & comes, torch.zeros_like(running), running)
         return out, mask, logits, listed, left  # type: ignore[return-value]
 
