@@ -112,8 +112,8 @@ def add_running(share: LogitShare) -> Any:
                     column_sums[nth * bn + column] = of_sample[0]
         T.cuda.cta_sync()
         for nth in T.unroll(samples):
-            row: T.let = T.max(begin + nth * pixels, 0)
-            if row < bm:
+            first: T.let = T.max(begin + nth * pixels, 0)
+            if first < bm:
                 for e in T.unroll(4):
                     total[e] = T.float32(0)
                 for i in T.unroll(quads):
@@ -131,7 +131,7 @@ def add_running(share: LogitShare) -> Any:
                         source_code=FROM_LANE,
                         return_type="float32",
                     )
-                place: T.let = place_shared[row]
+                place: T.let = place_shared[first]
                 if mod(thread, lanes) == 0 and div(thread, lanes) < maskers and place >= 0 and total[0] != T.float32(0):
                     T.cuda.func_call(
                         "add_logit",
