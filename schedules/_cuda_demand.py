@@ -13,6 +13,8 @@ from laudc.types import DTYPE_BYTES
 
 _SECTOR = 32
 """Bytes that memory hands out at once."""
+_SUMMED = 1.6
+"""How much longer it takes to store what is also added up, sample by sample."""
 _OTHER_REGISTERS = 40
 """Addresses, counters and operands of a thread beside its sums."""
 
@@ -38,6 +40,7 @@ def tensor_core_demand(p: Problem, tile: TensorTile, speed: float, active: Activ
             chain=depth // p.step,
             alternating=tile.lag == 0,
             ahead=max(1, tile.stages - 1 - tile.lag),
+            settled=p.settled and tile.overlapping and not tile.blocks,
             finish_bytes=finished,
             cluster=tile.split,
             threads=tile.threads,
@@ -75,7 +78,7 @@ def channel_demand(p: Problem, tile: ChannelTile, speed: float, active: Active) 
             alternating=tile.lag == 0,
             ahead=max(1, tile.stages - 1 - tile.lag),
             listed=True,
-            finish_bytes=walk * size * tall * wide * _passes(p),
+            finish_bytes=walk * size * tall * wide * _passes(p) * (_SUMMED if p.sums else 1),
             threads=tile.threads,
             shared_bytes=tile.shared_bytes,
             registers=tile.bm * tile.bn // tile.threads + _OTHER_REGISTERS,

@@ -63,7 +63,7 @@ class LogitShare:
 
 def worth_of_columns(share: LogitShare) -> Any:
     """The inline function that reads what a lane's columns are worth to its masker: here and no earlier, where
-    registers are scarce."""
+    registers are scarce, and no later, since it takes as long as the rows take to be stored."""
     bn, lanes, last = share.tile.bn, share.lanes, max(0, share.p.running - 1)
     quads = share.own // 4
 

@@ -360,9 +360,10 @@ def tensor_core_module(p: Problem, tile: TensorTile) -> IRModule:
                 put_rounded(
                     acc, out_shared, place_shared, rows, batch, gain, bias, logits, column_tile, my_row, my_column, lane
                 )
-                store(out_shared, place_shared, old, out_flat, lines_shared, column_tile, my_row, my_column, lane)
             if p.running > 0:
                 read_worth(worth, own_worth, column_tile, thread)
+            if split == 1 or mod(warp, split) == rank:
+                store(out_shared, place_shared, old, out_flat, lines_shared, column_tile, my_row, my_column, lane)
             if p.lined:
                 T.cuda.cta_sync()
             if p.sums:

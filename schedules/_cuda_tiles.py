@@ -128,10 +128,11 @@ class TensorTile:
 
 
 def registers_left(tile: TensorTile, target: Target) -> int:
-    """What a thread may take where two blocks fit a multiprocessor, or 0: a compiler left alone spends the second's."""
-    half = target.registers_per_sm // (2 * tile.threads)
-    sums = tile.bm * (tile.bn + tile.extra) // tile.threads
-    return half if _blocks_at_once(tile, target) == 2 and sums + _BESIDE_SUMS <= half else 0
+    """What a thread may take for as many blocks to fit a multiprocessor as shared memory has room for, or 0 where that
+    is one: a compiler left alone spends the others'."""
+    needed = tile.bm * (tile.bn + tile.extra) // tile.threads + _BESIDE_SUMS
+    blocks = min(_blocks_at_once(tile, target), target.registers_per_sm // (tile.threads * needed))
+    return target.registers_per_sm // (tile.threads * blocks) // 8 * 8 if blocks > 1 else 0
 
 
 STRIP_THREADS = 128

@@ -63,6 +63,8 @@ class Demand:
     """Steps of a chain that are being copied while one is multiplied."""
     listed: bool = False
     """Whether a task with a chain works by lists of its own sample, which it reads first."""
+    settled: bool = False
+    """Whether a task with a chain finds its rows, by decisions that were made, before the kernel ahead is done."""
     finish_bytes: float = 0
     """What a task with a chain moves behind its loop: sums put down, added up, read back, stored."""
     cluster: int = 1

@@ -32,6 +32,10 @@ _BLOCK_KIB = 1.0
 _ENOUGH_WARPS = 8
 _OVERLAPPED_LAUNCH_US = 0.7
 """One more kernel in a graph whose launches overlap, in place of the target's launch_us. On an H200; empty ones .55."""
+_SETTLED_US = 0.9
+"""Of `task_us`, what a kernel has done before those ahead of it are. On an H200."""
+_UNPLACED_US = 0.95
+"""Of a settled kernel none of whose samples is on: until it is placed, behind one that was done at once. On an H200."""
 _STRAY = 3
 """Multiprocessors, times the size of a cluster, that stay empty because clusters do not go across the chip's parts."""
 
@@ -58,7 +62,7 @@ class CudaConstants:
     """Handing out one block, with work or without: what blocks that find none cost; others hide it."""
     task_us: float = 1.01
     """Of a kernel with chains: until the first product, and from the last one to the end. In between blocks hide it."""
-    listed_us: float = 0.9
+    listed_us: float = 1.5
     """Of a block with a chain that works by its sample's own lists: until it knows what to copy."""
     step_clocks: float = 44.0
     """A step of a chain, beside its copies and its multiply-adds: barriers."""
@@ -123,14 +127,17 @@ def _chained(demand: Demand, target: Target, c: CudaConstants, resident: int) ->
         alone += c.meeting_us
         places -= _STRAY * demand.cluster
     deals = math.ceil(demand.tasks / places)
-    busy = c.task_us + max(deals * (work + finished), math.ceil(deals / resident) * alone) if deals else 0.0
+    first = max(0.0, c.task_us - _SETTLED_US * demand.settled)
+    busy = first + max(deals * (work + finished), math.ceil(deals / resident) * alone) if deals else 0.0
     l2 = demand.tasks * (demand.l2_bytes + demand.finish_bytes) / (target.l2_gb_per_s * c.chained_l2_share * 1e3)
     dram = _bytes_beyond(demand, target) / (target.dram_gb_per_s * c.chained_dram_share * 1e3)
     placing = demand.tasks * c.placing_clocks + demand.idle_tasks * c.idle_clocks
     moved = max(l2, dram)
     shown = min(busy, moved) / max(1, min(resident, deals))
     return Time(
-        launch_us=_launch_us(target) + placing / (target.sm_count * resident * clock),
+        launch_us=_launch_us(target)
+        + (_UNPLACED_US if demand.settled and not deals else 0.0)
+        + placing / (target.sm_count * resident * clock),
         compute_us=busy + shown if busy >= moved and multiplied >= copied else 0.0,
         l2_us=busy + shown if busy >= moved and multiplied < copied else moved + shown if l2 > max(busy, dram) else 0.0,
         dram_us=moved + shown if dram > busy and dram >= l2 else 0.0,
