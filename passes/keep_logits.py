@@ -90,7 +90,8 @@ def _turn(program: Program, sums: fx.Node) -> Turn | None:
     if conv is None or masker is None or not _conv(program, conv).spec.sums:
         return None
     obey = sorted(user for user in _result(masker, 0).users if user.op != "output")
-    if not obey or not all(type(program.op(node)) is Conv2d and _conv(program, node).spec.samples for node in obey):
+    convs = [op for op in map(program.op, obey) if type(op) is Conv2d and op.spec.samples]
+    if not obey or len(convs) < len(obey) or convs[0].spec.sums or convs[0].spec.residual != "none":
         return None
     return Turn(adds=conv, masker=masker, first=obey[0], others=tuple(obey[1:]))
 

@@ -83,7 +83,10 @@ class TensorCoreSchedule(Schedule):
             size=DTYPE_BYTES[p.dtype],
             **numbers,
         )
-        return replace(tile, registers=registers_left(tile, target)) if p.running else tile
+        if not p.running:
+            return tile
+        holds = p.residual != "none" and bool(tile.early or (p.settled and tile.eager))
+        return replace(tile, registers=registers_left(tile, target, holds_added=holds))
 
     def choices(self, work: Work, target: Target) -> tuple[Choice, ...]:
         p = filled(problem_of(work))

@@ -30,7 +30,7 @@ ROWS_A_LINE = 16
 """Finished rows that a warp sums up at once; they have to be of two samples at most."""
 
 _BESIDE_SUMS = 32
-"""Registers of a thread at least, for all that is no sum."""
+"""Registers of a thread at least, for all else."""
 
 _WAITING = 0.7
 """What is left of a tile's speed when its waits show."""
@@ -127,10 +127,12 @@ class TensorTile:
         return max(stages, self.finished_bytes) + 3 * 4 * self.bm
 
 
-def registers_left(tile: TensorTile, target: Target) -> int:
+def registers_left(tile: TensorTile, target: Target, *, holds_added: bool) -> int:
     """What a thread may take for as many blocks to fit a multiprocessor as shared memory has room for, or 0 where that
-    is one: a compiler left alone spends the others'."""
-    needed = tile.bm * (tile.bn + tile.extra) // tile.threads + _BESIDE_SUMS
+    is one: a compiler left alone spends the others'. holds_added: whether through the loop it also holds what is added
+    behind it."""
+    own = tile.bm * (tile.bn + tile.extra) // tile.threads
+    needed = own + (own * tile.size // 4 if holds_added else 0) + _BESIDE_SUMS
     blocks = min(_blocks_at_once(tile, target), target.registers_per_sm // (tile.threads * needed))
     return target.registers_per_sm // (tile.threads * blocks) // 8 * 8 if blocks > 1 else 0
 
