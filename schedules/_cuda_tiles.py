@@ -29,7 +29,7 @@ its wait for the residual."""
 ROWS_A_LINE = 16
 """Finished rows that a warp sums up at once; they have to be of two samples at most."""
 
-_BESIDE_SUMS = 32
+_BESIDE_SUMS = 40
 """Registers of a thread at least, for all else."""
 
 _WAITING = 0.7
