@@ -181,9 +181,15 @@ def _unique(p: Problem, rows: float, channels: float, columns: float) -> Demand:
         * (pixels * channels * p.groups + (rows * columns if p.residual != "none" else 0) + rows * p.shortcut),
         written_bytes=size * rows * columns
         + 4 * rows * p.masker
-        + 8 * rows / p.pixels * (p.columns * p.sums + p.running),
+        + 8 * rows / p.pixels * (p.columns * p.sums + p.running)
+        + _decided_bytes(p),
         weight_bytes=size * (p.taps * channels + p.shortcut) * (columns + p.masker) if rows else 0,
     )
+
+
+def _decided_bytes(p: Problem) -> int:
+    """Of the decisions, their logits, the list of samples, and the running logits."""
+    return (4 * 3 * p.batch + 4 + 8 * p.batch * p.deciding) if p.deciding else 0
 
 
 def _sector_share(run_bytes: int) -> float:

@@ -3,7 +3,7 @@
     python scripts/bench_report.py FOLDER -o docs/benchmarks/h200
 
 FOLDER is what `gpu_all` fills; a part that is not there is left out. PART.json is what `laudc bench FILE.laud ...
---json` printed; triton.json, proof-*.json, sanitize.json and latency-TARGET.md are what the scripts of those names
+--json` printed; triton.json, proof-*.json, sanitize-*.json and latency-TARGET.md are what the scripts of those names
 wrote. Writes h200.md, h200-rates.svg, h200-curves.svg and the raw samples as h200-bench.json. What is judged first
 stands in docs/benchmarks/judged.toml.
 """
@@ -61,7 +61,7 @@ class Raw:
             further=read(*(f"{part}.json" for part in FURTHER_TITLES)),
             triton=read("triton.json").get("triton"),
             proofs=list(read("proof-*.json").values()),
-            sanitized=list(read("sanitize.json").values()),
+            sanitized=list(read("sanitize*.json").values()),
             accuracy=sorted(folder.glob("latency-*.md")),
         )
 

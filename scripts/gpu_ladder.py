@@ -25,6 +25,7 @@ GRANULARITY = {"spatial": "4", "layer": None, "channel": "16", "spatial+channel"
 CASES = [
     # network, paradigm, data type, batch, size
     ("resnet18", "spatial+channel", "float16", 3, (200, 232)),
+    ("resnet18", "layer, first blocks kept on", "float16", 3, (200, 232)),
     ("resnet50", "spatial", "float16", 4, (224, 224)),
     ("resnet50", "layer", "float16", 4, (224, 224)),
     ("resnet50", "channel", "float16", 4, (224, 224)),
@@ -86,8 +87,13 @@ def main() -> None:
 
         torch.manual_seed(0)
         model = OWN[network]() if network in OWN else torchvision.models.get_model(network, weights=None)
+        skipped, _, keep_first = paradigm.partition(", ")
         dynamic = laudc.transform(
-            model.eval(), torch.randn(1, 3, *size), paradigm=paradigm, granularity=GRANULARITY[paradigm]
+            model.eval(),
+            torch.randn(1, 3, *size),
+            paradigm=skipped,
+            granularity=GRANULARITY[skipped],
+            keep_first=bool(keep_first),
         )
         condition_random(dynamic.program)
         start = time.perf_counter()

@@ -38,7 +38,7 @@ class Masker(Op):
     """x -> (decisions, keep logits), both float32. Decisions given under its key replace its own."""
 
     first: ClassVar[int] = 0
-    """Which of its results the decisions are; the keep logits come next."""
+    """Of its results, where the decisions are; the keep logits come next."""
 
     temperature: float
 

@@ -21,13 +21,17 @@ from laudc.rates import stratified_masks
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 
 
-@pytest.fixture(scope="module")
-def network() -> CompiledModel:
-    """The first case of scripts/gpu_ladder.py, at its batch and size."""
+@pytest.fixture(scope="module", params=["patches and channels", "layers"])
+def network(request: pytest.FixtureRequest) -> CompiledModel:
+    """The first case of scripts/gpu_ladder.py, at its batch and size; and layers, where a convolution decides for those
+    that are placed before it is done."""
     torch.manual_seed(0)
     module = torchvision.models.resnet18(weights=None).eval()
     example = torch.randn(1, 3, 200, 232, generator=torch.Generator().manual_seed(0))
-    dynamic = laudc.transform(module, example, paradigm="spatial+channel", granularity="4+16")
+    if request.param == "layers":
+        dynamic = laudc.transform(module, example, paradigm="layer", keep_first=True)
+    else:
+        dynamic = laudc.transform(module, example, paradigm="spatial+channel", granularity="4+16")
     condition_random(dynamic.program)
     return laudc.compile(dynamic, "h200", batch=3, dtype="float16")
 

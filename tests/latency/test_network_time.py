@@ -12,6 +12,7 @@ from laudc.latency import kernel as pricing
 from laudc.latency._time import added
 from laudc.latency.constants import defaults
 from laudc.latency.network import NetworkModel, NetworkTime
+from laudc.ops.deciding_conv2d import MASK, DecidingConv2dSpec
 from laudc.targets import TARGETS
 
 Model = Callable[..., NetworkModel]
@@ -70,12 +71,9 @@ def test_the_same_question_has_the_same_answer_to_the_last_bit(model: Model, tar
 
 def _masks(model: NetworkModel, batch: int, rate: float, seed: int) -> dict[str, torch.Tensor]:
     """Decisions for every masker, each unit on with the rate."""
-    shapes: dict[str, tuple[int, ...]] = {}
-    for call in model.calls:
-        kernel = call.kernel
-        if hasattr(kernel.work.spec, "key"):
-            shapes[kernel.work.spec.key] = kernel.work.results[0].shape
-    assert shapes.keys() == set(model.maskers)
+    works = [call.kernel.work for call in model.calls if hasattr(call.kernel.work.spec, "key")]
+    made = [work.results[MASK if isinstance(work.spec, DecidingConv2dSpec) else 0].shape for work in works]
+    shapes = dict(zip(model.maskers, made, strict=True))
     generator = torch.Generator().manual_seed(seed)
     return {key: (torch.rand(shape, generator=generator) < rate).float() for key, shape in shapes.items()}
 

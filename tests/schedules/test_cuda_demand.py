@@ -124,12 +124,15 @@ def test_tf32_moves_twice_the_bytes_of_float16_and_has_units_of_its_own(schedule
 def test_more_rows_are_more_blocks_and_fewer_without_work(schedule: str, target: Target, dtype: str) -> None:
     """But a grid that walks over the tiles that are on has none without work."""
     for case in served(schedule, target, dtype):
-        p = problem_of(case.work(2, dtype))
+        work = case.work(2, dtype)
+        p = problem_of(work)
         if not p.rows:
             continue
+        decided = sum(type_.nbytes for type_ in work.results[1:]) if p.deciding else 0
         steps = sorted({0, 1, p.capacity, *(p.capacity * step // 7 for step in range(7))})
         every = [demand(schedule, target, dtype, case, batch=2, active=Active(rows=rows)) for rows in steps]
-        assert all(one.tasks == one.read_bytes == one.written_bytes == one.weight_bytes == 0 for one in every[0])
+        assert all(one.tasks == one.read_bytes == one.weight_bytes == 0 for one in every[0])
+        assert all(one.written_bytes == decided for one in every[0])
         for less, more in pairwise(every):
             for one, other in zip(less, more, strict=True):
                 assert other.tasks >= one.tasks
