@@ -9,7 +9,7 @@
     python scripts/latency_accuracy.py --target h200 --calibration FOLDER -o DIR   on the device, in float16
 
 The calibration has seen none of these networks. Beside all plans, the table gives those whose name's hash is even: a
-split that was fixed before anything was fitted, and which no change of the model was looked at with.
+split that was fixed before anything was fitted. One constant, `listed_us`, is not fitted but set by such networks.
 
 Where TVM's compiler is absent (only its runtime), a new calibration would choose tiles that nobody built. --calibration
 then prices by the one in that folder what was compiled without it.

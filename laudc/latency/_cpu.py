@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from laudc.latency._time import Time
 from laudc.targets import Target
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CpuConstants:
     """What a data sheet does not tell. Rates are of one core, unless they say otherwise; 1e3 a us is 1e9 a second."""
+
+    kept: ClassVar[frozenset[str]] = frozenset()
+    """What is not fitted: nothing."""
 
     macs_per_us: float
     """Multiply-adds in a register tile's inner loop."""

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from laudc.errors import TargetError
 from laudc.kernels.overlap import FIRST_ARCH
@@ -44,6 +44,10 @@ _STRAY = 3
 class CudaConstants:
     """What a data sheet does not tell. The defaults are estimates; `calibrate` fits them on a device."""
 
+    kept: ClassVar[frozenset[str]] = frozenset({"listed_us"})
+    """What is not fitted: in a network the weights that a list names come from memory, and cannot be asked for before
+    the list is there; kernels that are measured again and again by themselves find them in the cache."""
+
     fp32_share: float = 0.6
     """Of the peak outside the tensor cores that the best tile reaches."""
     tensor_share: float = 1.12
@@ -62,7 +66,7 @@ class CudaConstants:
     """Handing out one block, with work or without: what blocks that find none cost; others hide it."""
     task_us: float = 1.01
     """Of a kernel with chains: until the first product, and from the last one to the end. In between blocks hide it."""
-    listed_us: float = 1.5
+    listed_us: float = 1.6
     """Of a block with a chain that works by its sample's own lists: until it knows what to copy."""
     step_clocks: float = 44.0
     """A step of a chain, beside its copies and its multiply-adds: barriers."""

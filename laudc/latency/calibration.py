@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
 
 from laudc.errors import InputError
 from laudc.latency.constants import UNKNOWN, Calibration, Constants, defaults
@@ -70,7 +70,7 @@ def fit(target: Target, samples: Sequence[Sample]) -> Calibration:
     from scipy.optimize import least_squares
 
     start = defaults(target).constants
-    names = [one.name for one in fields(start)]
+    names = [one.name for one in fields(start) if one.name not in start.kept]
     measured = np.array([max(sample.measured_us, _LEAST_US) for sample in samples])
     logs, weights = np.log(measured), measured**0.3
     weights /= weights.mean()
@@ -78,7 +78,8 @@ def fit(target: Target, samples: Sequence[Sample]) -> Calibration:
     begin = np.log([getattr(start, name) for name in names])
 
     def made(point: Sequence[float]) -> Constants:
-        return type(start)(**{name: math.exp(value) for name, value in zip(names, point, strict=True)})
+        fitted = {name: math.exp(value) for name, value in zip(names, point, strict=True)}
+        return type(start)(**asdict(start) | fitted)
 
     def residuals(point: Sequence[float]) -> object:
         errors = (np.log(_predicted(target, samples, made(point))) - logs) * weights
