@@ -13,9 +13,8 @@ whole, from sums of nothing on, where nobody else reads the sums and the target 
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import cast
 
 import torch
@@ -137,8 +136,7 @@ def _operands(node: fx.Node) -> tuple[fx.Node, ...]:
 
 
 def _deciding_spec(conv: Conv2d, key: str, maskers: int) -> DecidingConv2dSpec:
-    fields = {field.name: getattr(conv.spec, field.name) for field in dataclasses.fields(conv.spec)}
-    return DecidingConv2dSpec(**fields, key=key, maskers=maskers)
+    return DecidingConv2dSpec(**asdict(conv.spec), key=key, maskers=maskers)
 
 
 def _rewrite(program: Program, run: Run) -> None:

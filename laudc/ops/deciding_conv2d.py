@@ -72,12 +72,12 @@ class DecidingConv2d(Conv2d, Masker):
 
     def forward(self, x: Tensor, running: Tensor, *others: Tensor | Masks) -> tuple[Tensor, ...]:  # type: ignore[override]
         *operands, masks = others if len(others) == len(self.spec.operands) - 1 else (*others, None)
-        mask, logits = Masker.forward(self, running, masks)  # type: ignore[arg-type]
+        mask, logits = Masker.forward(self, running, masks)  # type: ignore[arg-type]  # behind the operands
         listed = make_sample_list(mask)
-        out = Conv2d.forward(self, x, listed, *operands)  # type: ignore[arg-type]
+        out = Conv2d.forward(self, x, listed, *operands)  # type: ignore[arg-type]  # without the masks
         comes = torch.arange(self.spec.maskers, device=running.device) > int(self.turn)
         left = torch.where((mask.view(-1, 1) != 0) & comes, torch.zeros_like(running), running)
-        return out, mask, logits, listed, left  # type: ignore[return-value]
+        return out, mask, logits, listed, left  # type: ignore[return-value]  # a Conv2d has two at most
 
 
 OP = DecidingConv2d

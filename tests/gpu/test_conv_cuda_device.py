@@ -51,7 +51,8 @@ ARCH = "sm_90a"
 BATCH = 3
 TORCH = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "tf32": torch.float32}
 TORCH |= {"int32": torch.int32}
-POISON = dict.fromkeys(TORCH, math.nan) | {"int32": -77_777_777}
+WILD = -77_777_777
+POISON = dict.fromkeys(TORCH, math.nan) | {"int32": WILD}
 TOLERANCE = {"float32": 1e-5, "float16": 2e-3, "bfloat16": 1.6e-2, "tf32": 2e-3}
 """Against float64: a few hundred to a few thousand products in float32, of which about 1e-6 of the largest result is
 lost; float16 adds roundings of the sum, of the result and of what comes out of a prologue, each 5e-4 of it at most,
@@ -203,11 +204,11 @@ def draw(case: Case, *, dtype: str, batch: int, rate: float, seed: int, device: 
         operands["rows"] = chance(batch, 1, 1).float()
         if spec.listed:
             operands["rows"] = make_sample_list(operands["rows"])
-            operands["rows"][1 + int(operands["rows"][0]) :] = -77_777_777
+            operands["rows"][1 + int(operands["rows"][0]) :] = WILD
     elif spec.rows:
         rows = make_row_list(chance(batch, height, width))
         count = int(rows[batch])
-        rows[batch + 1 + count :] = -77_777_777
+        rows[batch + 1 + count :] = WILD
         operands["rows"] = rows
         if spec.gathered:
             x[count:] = torch.nan
@@ -215,7 +216,7 @@ def draw(case: Case, *, dtype: str, batch: int, rate: float, seed: int, device: 
         channels = make_channel_list(chance(batch, case.decisions))
         on = channels[:, :1]
         places = torch.arange(channels.shape[1], device=device)
-        channels = torch.where(places > on, -77_777_777, channels).to(torch.int32)
+        channels = torch.where(places > on, WILD, channels).to(torch.int32)
         operands["channels"] = channels
         if spec.channels_in:
             columns = torch.arange(spec.in_channels, device=device)
